@@ -1,0 +1,50 @@
+# Every target works alone on a machine with Python 3.11+, make and a C++ compiler.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
+
+.DEFAULT_GOAL := help
+.PHONY: help serve test lint format bench clean
+
+help: ## Show the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
+
+serve: $(VENV)/.installed ## Serve the bundled model on http://127.0.0.1:8000
+	$(BIN)/coordserve serve
+
+test: $(VENV)/.installed-test ## Run every test that needs no GPU and no root
+	$(BIN)/pytest -m "not cuda"
+
+lint: $(VENV)/.installed-dev ## Check style and types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+format: $(VENV)/.installed-dev ## Format the code
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+bench: $(VENV)/.installed-test ## Measure the service on this machine into bench.json (needs wrk)
+	$(BIN)/python -m loadtests.bench --out bench.json
+
+clean: ## Remove everything that was made here
+	rm -rf $(VENV) .cache .pytest_cache .mypy_cache .ruff_cache bench.json
+
+$(VENV)/bin/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "coordserve needs Python 3.11 or newer; name one with make PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: $(VENV)/bin/pip pyproject.toml constraints.txt
+	@echo "installing into $(VENV) (some minutes the first time)"
+	$(INSTALL) .
+	@touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed
+	$(INSTALL) '.[test]'
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed-test
+	$(INSTALL) '.[dev]'
+	@touch $@

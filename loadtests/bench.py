@@ -1,0 +1,196 @@
+"""What the service reaches on this machine, as one JSON file: `make bench`."""
+
+import argparse
+import io
+import json
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import httpx
+import numpy as np
+import psutil
+import torch
+from PIL import Image
+
+from loadtests import engine_alone
+from loadtests.running import RunningService
+from models import compile as compiler
+from models import cost, directory
+from models.config import BUNDLED_MODEL, ModelConfig, Network, Preprocessing
+from models.networks import create
+from service import __version__
+from service.settings import available_cores
+
+CONNECTIONS = 64
+ROUNDS = 5
+SECONDS = 5.0
+WRK_BODY = """
+local file = io.open("%s", "rb")
+wrk.method, wrk.body = "POST", file:read("*all")
+wrk.headers["Content-Type"] = "image/jpeg"
+"""
+
+
+def photo(width: int, height: int, quality: int) -> bytes:
+    """A JPEG of smooth shapes with grain; 224x224 at quality 75 is about 9 kB."""
+    generator = np.random.default_rng(0)
+    shapes = Image.fromarray(generator.integers(0, 256, (14, 14, 3), dtype=np.uint8))
+    smooth = np.asarray(shapes.resize((width, height), Image.Resampling.BICUBIC)).astype(float)
+    file = io.BytesIO()
+    pixels = (smooth + generator.normal(0, 6, smooth.shape)).clip(0, 255).astype(np.uint8)
+    Image.fromarray(pixels).save(file, "JPEG", quality=quality)
+    return file.getvalue()
+
+
+def spread(values: list[float], digits: int = 2) -> dict[str, Any]:
+    return {
+        "median": round(median(values), digits),
+        "min": round(min(values), digits),
+        "max": round(max(values), digits),
+        "runs": len(values),
+    }
+
+
+def start_up(cache: Path | None, until: Callable[[RunningService], bool]) -> float:
+    """Seconds from the start of `coordserve serve` to the first 200 for which `until` holds."""
+    with tempfile.TemporaryDirectory() as empty:
+        service = RunningService(cache_dir=cache or empty)
+        with service:
+            picture = photo(224, 224, 75)
+            answer = httpx.post(f"{service.url}/v1/predict", content=picture, headers={"Content-Type": "image/jpeg"})
+            seconds = time.monotonic() - service.started
+            assert answer.status_code == 200, answer.text
+            assert until(service)
+    return seconds
+
+
+def wrk(service: RunningService, script: Path) -> dict[str, float]:
+    command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{SECONDS:g}s", "--latency", "-s", str(script)]
+    text = subprocess.run([*command, f"{service.url}/v1/predict"], capture_output=True, text=True, check=True).stdout
+    assert "Non-2xx" not in text, text
+    assert "Socket errors" not in text, text
+
+    def latency(percentile: int) -> float:
+        value, unit = re.search(rf"{percentile}%\s+([\d.]+)(us|ms|s)", text).groups()  # type: ignore[union-attr]
+        return float(value) * {"us": 1e-3, "ms": 1.0, "s": 1e3}[unit]
+
+    rate = float(re.search(r"Requests/sec:\s+([\d.]+)", text).group(1))  # type: ignore[union-attr]
+    return {"requests_per_second": rate, "p50_ms": latency(50), "p99_ms": latency(99)}
+
+
+def memory(service: RunningService) -> dict[str, float]:
+    """Resident MB; `proportional` counts what processes share once."""
+    family = [psutil.Process(service.process.pid), *psutil.Process(service.process.pid).children()]
+    workers = service.children("service.worker")
+    return {
+        "worker_rss": round(max(process.memory_info().rss for process in workers) / 1e6),
+        "engine_rss": round(service.children("service.engine")[0].memory_info().rss / 1e6),
+        "supervisor_rss": round(family[0].memory_info().rss / 1e6),
+        "total_rss": round(sum(process.memory_info().rss for process in family) / 1e6),
+        "total_proportional": round(sum(process.memory_full_info().pss for process in family) / 1e6),
+    }
+
+
+def served(cache: Path, workers: tuple[int, ...] = (1, 2)) -> dict[str, Any]:
+    """Requests/s of the bundled model by number of workers, in turns, with wrk on the same cores."""
+    picture = photo(224, 224, 75)
+    rounds: dict[int, list[dict[str, float]]] = {count: [] for count in workers}
+    used: dict[int, dict[str, float]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        body, script = Path(folder, "picture.jpg"), Path(folder, "post.lua")
+        body.write_bytes(picture)
+        script.write_text(WRK_BODY % body)
+        for _ in range(ROUNDS):
+            for count in workers:
+                with RunningService(workers=count, cache_dir=cache) as service:
+                    service.wait_compiled()
+                    used[count] = memory(service)
+                    wrk(service, script)  # warm
+                    rounds[count].append(wrk(service, script))
+    return {
+        "image_bytes": len(picture),
+        "connections": CONNECTIONS,
+        "by_workers": {
+            str(count): {
+                **{name: spread([run[name] for run in runs]) for name in runs[0]},
+                "idle_memory_mb": used[count],
+            }
+            for count, runs in rounds.items()
+        },
+    }
+
+
+def imagenet_sized(folder: Path) -> Path:
+    """A model directory of MobileNetV2+CA 1.0 at 224 with random weights."""
+    config = ModelConfig(
+        name="mobilenetv2_ca_100",
+        network=Network(family="mobilenetv2"),
+        preprocessing=Preprocessing(
+            input_size=224, resize_size=256, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
+        ),
+        labels=tuple(f"class {index}" for index in range(1000)),
+    )
+    torch.manual_seed(0)
+    directory.save(folder / config.name, config, create(config.network, config.num_classes))
+    return folder / config.name
+
+
+def compiled(model: Path, cache: Path) -> None:
+    config, network = directory.load(model)
+    work = cost.multiply_adds(network, config.preprocessing.input_size)
+    compiler.compile_package(cache, model, compiler.choose_target("auto", "auto", available_cores(), work))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    if not shutil.which("wrk"):
+        print("bench: needs wrk, the load generator (Debian: apt-get install wrk)", file=sys.stderr)
+        return 2
+    with tempfile.TemporaryDirectory() as folder:
+        cache = Path(folder, "cache")
+        print("compiling two networks", file=sys.stderr)
+        model = imagenet_sized(Path(folder))
+        for compiled_model in (BUNDLED_MODEL, model):
+            compiled(compiled_model, cache)
+        print("start-up", file=sys.stderr)
+        cold = [start_up(None, lambda service: True) for _ in range(ROUNDS)]
+        warm = [start_up(cache, lambda service: service.card()["form"] == "aot") for _ in range(ROUNDS)]
+        print("serving", file=sys.stderr)
+        serving = served(cache)
+        print("engine", file=sys.stderr)
+        engine = engine_alone.compare(model, cache, tempfile.mkdtemp(dir=folder), ROUNDS, SECONDS)
+    report = {
+        "date": date.today().isoformat(),
+        "versions": {"coordserve": __version__, "torch": torch.__version__, "python": platform.python_version()},
+        "machine": {"cpu": _cpu(), "cores": available_cores(), "kernel": platform.release()},
+        "start_up_seconds": {
+            "to_first_answer_with_an_empty_cache": spread(cold),
+            "to_first_compiled_answer_with_a_warm_cache": spread(warm),
+        },
+        "served": serving,
+        "engine": engine,
+    }
+    options.out.write_text(json.dumps(report, indent=2) + "\n")
+    print(json.dumps(report, indent=2))
+    return 0
+
+
+def _cpu() -> str:
+    found = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+    return found.group(1) if found else platform.processor()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The networks, their weights, preprocessing, training and compilation. Imports nothing of `service`."""

@@ -1,0 +1,219 @@
+"""Compiled packages: torch.export and AOTInductor, a cache on disk, and the check before one may serve.
+
+A package is code. It is loaded only from a cache directory that nobody else can write, under a key that
+names everything it depends on, and it serves only if it agrees with the eager float32 network.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+import models.coordatt
+import models.mobilenetv2
+import models.networks
+from models import directory as model_directory
+from models.config import CONFIG_FILE
+from models.networks import Classifier, for_inference
+
+Run = Callable[[Tensor], Tensor]
+
+PACKAGE_FILE = "package.pt2"
+CHECK_FILE = "check.safetensors"  # images and the scores that eager float32 gives them
+ENTRY_FILE = "entry.json"  # what the package was made for, for people
+
+# Largest |score - eager float32 score| of an image, as a part of its highest score, over check_images().
+# Measured on 2026-11-23, AVX-512 CPU, bundled model and MobileNetV2+CA 1.0 with random weights; see docs/decisions.md.
+TOLERANCE = {"float32": 1e-3, "bfloat16": 0.15}
+CHECKED_IMAGES = 16
+MAX_BATCH = 1024
+# Splitting less work than this over cores costs more in synchronisation than it saves.
+SINGLE_THREAD_MULTIPLY_ADDS = 20_000_000
+
+# What the arithmetic depends on: a change of these files must not find an older package.
+SOURCES = (models.coordatt, models.mobilenetv2, models.networks)
+
+
+class PackageRefused(Exception):
+    """A compiled package that may not serve; the message says why."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a package is compiled for."""
+
+    device: str  # cpu or cuda
+    dtype: str  # float32 or bfloat16
+    threads: int
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[self.dtype]
+
+
+def choose_target(device: str, dtype: str, cores: int, multiply_adds: int) -> Target:
+    """Resolve `auto`: the GPU where there is one; bfloat16 where it is native and the network is worth it."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    small = multiply_adds < SINGLE_THREAD_MULTIPLY_ADDS
+    if dtype == "auto":
+        dtype = "bfloat16" if has_native_bfloat16(device) and not small else "float32"
+    return Target(device, dtype, 1 if small else cores)
+
+
+def has_native_bfloat16(device: str) -> bool:
+    if device == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return bool({"avx512_bf16", "amx_bf16", "bf16"} & _cpu_flags())
+
+
+def package_path(cache: Path, directory: Path, target: Target) -> Path:
+    """Where the cache keeps the package of a model directory for a target, whether or not it is there."""
+    depends_on = {
+        **asdict(target),
+        "config": hashlib.sha256((directory / CONFIG_FILE).read_bytes()).hexdigest(),
+        "weights": model_directory.weights_digest(directory),
+        "sources": [hashlib.sha256(Path(str(module.__file__)).read_bytes()).hexdigest() for module in SOURCES],
+        "torch": torch.__version__,
+        "hardware": _hardware(target.device),
+    }
+    key = hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()[:20]
+    return cache / f"{target.device}-{target.dtype}-{key}"
+
+
+def compile_package(cache: Path, directory: Path, target: Target) -> Path:
+    """Compile, check and publish the package; returns its path, at once if it is there already.
+
+    Takes 20 to 60 s of one core. Raises PackageRefused, ModelDirectoryError.
+    """
+    path = package_path(cache, directory, target)
+    if path.exists():
+        return path
+    cache.mkdir(parents=True, exist_ok=True, mode=0o700)
+    _refuse_foreign(cache)
+    torch.set_num_threads(target.threads)
+    config, network = model_directory.load(directory)
+    reference = for_inference(network, config)
+    images = check_images(config.preprocessing.input_size)
+    with torch.inference_mode():
+        scores = reference(images)
+    _, network = model_directory.load(directory)
+    served = for_inference(network, config, target.torch_dtype).to(target.device)
+    unfinished = Path(tempfile.mkdtemp(prefix=".compiling-", dir=cache))
+    try:
+        started = time.monotonic()
+        _export(served, images.to(target.device), unfinished / PACKAGE_FILE)
+        save_file({"images": images, "scores": scores}, unfinished / CHECK_FILE)
+        entry = {
+            **asdict(target),
+            "model": config.name,
+            "network": config.network.name,
+            "torch": torch.__version__,
+            "sha256": _digest(unfinished / PACKAGE_FILE),
+            "seconds": round(time.monotonic() - started, 1),
+        }
+        (unfinished / ENTRY_FILE).write_text(json.dumps(entry, indent=2) + "\n")
+        load_package(unfinished, target)
+        unfinished.rename(path)
+    except OSError:
+        if not path.exists():  # otherwise another process has just published the same package
+            raise
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return path
+
+
+def load_package(path: Path, target: Target) -> Run:
+    """The package as a function of images uint8 [N, S, S, 3] on the target's device to float32 scores.
+
+    Raises PackageRefused if the directory is not ours alone, the file is not the one that was
+    written, or its scores disagree with those of the eager float32 network.
+    """
+    _refuse_foreign(path.parent)
+    entry = json.loads((path / ENTRY_FILE).read_text())
+    if _digest(path / PACKAGE_FILE) != entry["sha256"]:
+        raise PackageRefused(f"{path / PACKAGE_FILE} is not the file that was compiled; remove {path}")
+    torch.set_num_threads(target.threads)
+    run: Run = torch._inductor.aoti_load_package(str(path / PACKAGE_FILE))
+    check = load_file(path / CHECK_FILE)
+    refuse_disagreement(run, check["images"].to(target.device), check["scores"], target.dtype)
+    return run
+
+
+def refuse_disagreement(run: Run, images: Tensor, scores: Tensor, dtype: str) -> None:
+    """Raise PackageRefused unless run(images) is close to the float32 `scores` [N, classes]."""
+    with torch.inference_mode():
+        found = run(images).cpu()
+    worst = float(((found - scores).abs().amax(dim=1) / scores.amax(dim=1)).max())
+    if not worst <= TOLERANCE[dtype]:  # also when it is NaN
+        raise PackageRefused(
+            f"its scores are up to {worst:.2g} of the highest away from eager float32, more than {TOLERANCE[dtype]:g}"
+        )
+
+
+def jit(classifier: Classifier) -> Run:
+    """torch.compile for static batch sizes; each new one compiles for 20 to 60 s when first called."""
+    return torch.compile(classifier, fullgraph=True, dynamic=False, options={"freezing": True})
+
+
+def check_images(size: int) -> Tensor:
+    """Images uint8 [CHECKED_IMAGES, size, size, 3], from smooth to noisy, the same at every call."""
+    generator = np.random.default_rng(0)
+    images = []
+    for index in range(CHECKED_IMAGES):
+        coarse = generator.random((3, 3 + index, 3 + index), dtype=np.float32)
+        smooth = torch.nn.functional.interpolate(torch.from_numpy(coarse)[None], (size, size), mode="bilinear")
+        images.append(smooth[0].permute(1, 2, 0))
+    return (torch.stack(images) * 255).to(torch.uint8)
+
+
+def _export(classifier: Classifier, images: Tensor, path: Path) -> None:
+    batch = torch.export.Dim("batch", min=1, max=MAX_BATCH)
+    # Inductor's own files go where ours do: a read-only root or a user without a name has no other place.
+    with torch.no_grad(), tempfile.TemporaryDirectory(dir=path.parent) as scratch:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = scratch
+        program = torch.export.export(classifier, (images,), dynamic_shapes=({0: batch},))
+        # Freezing folds the weights into their final layout: 2x on a CPU.
+        torch._inductor.aoti_compile_and_package(
+            program, package_path=str(path), inductor_configs={"freezing": True, "compile_threads": 1}
+        )
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _refuse_foreign(cache: Path) -> None:
+    status = cache.stat()
+    if status.st_uid != os.getuid() or status.st_mode & 0o022:
+        raise PackageRefused(
+            f"{cache} can be written by others, and compiled packages are code; chown it to user {os.getuid()} "
+            "and chmod it 700, or name another --cache-dir"
+        )
+
+
+def _hardware(device: str) -> str:
+    if device == "cuda":
+        return f"{torch.cuda.get_device_name()} {torch.cuda.get_device_capability()}"
+    return hashlib.sha256(" ".join([platform.machine(), *sorted(_cpu_flags())]).encode()).hexdigest()
+
+
+def _cpu_flags() -> set[str]:
+    """Instruction sets of the CPU as Linux names them, on x86 (`flags`) and Arm (`Features`)."""
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() in ("flags", "Features"):
+            return set(value.split())
+    return set()

@@ -1,0 +1,81 @@
+"""What a model directory's config.json says: the network, how pixels reach it, and its labels. Needs no torch."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+BUNDLED_MODEL = Path(__file__).parent / "bundled" / "digits"
+
+Channels = Annotated[tuple[float, float, float], Field(description="red, green, blue; of pixels scaled to 0..1")]
+
+
+class ModelDirectoryError(Exception):
+    """A model directory that cannot be used; the message names the file and says what to do."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Network(_Strict):
+    """Which network to build; `models.networks.create` does."""
+
+    family: Literal["mobilenetv2"]
+    attention: Literal["ca", "none"] = "ca"
+    width: float = Field(default=1.0, gt=0, le=4)
+
+    @property
+    def name(self) -> str:
+        """Such as `mobilenetv2_ca_100`."""
+        return f"{self.family}_{self.attention}_{round(self.width * 100):03d}"
+
+
+class Preprocessing(_Strict):
+    """From a decoded picture to what the network sees, in timm's words."""
+
+    input_size: int = Field(ge=8, le=4096, description="edge of the square that the network sees, pixels")
+    resize_size: int = Field(ge=8, le=4096, description="length the shorter side is resized to before the centre crop")
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    mean: Channels
+    std: Channels
+
+    @model_validator(mode="after")
+    def _sizes_and_std(self) -> "Preprocessing":
+        if self.resize_size < self.input_size:
+            raise ValueError(f"resize_size {self.resize_size} is smaller than input_size {self.input_size}")
+        if min(self.std) <= 0:
+            raise ValueError("std must be positive")
+        return self
+
+
+class ModelConfig(_Strict):
+    """config.json of a model directory."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
+    description: str = ""
+    network: Network
+    preprocessing: Preprocessing
+    labels: tuple[str, ...] = Field(min_length=2)
+    training: dict[str, Any] = Field(default_factory=dict, description="how the weights came to be; not interpreted")
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.labels)
+
+
+def read_config(directory: Path) -> ModelConfig:
+    """Read and check `directory`/config.json. Raises ModelDirectoryError."""
+    path = directory / CONFIG_FILE
+    try:
+        return ModelConfig.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise ModelDirectoryError(
+            f"cannot read {path}: {error.strerror}; --model must name a directory with {CONFIG_FILE} and {WEIGHTS_FILE}"
+        ) from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise ModelDirectoryError(f"{path} is not a model configuration: {where}: {first['msg']}") from error

@@ -1,0 +1,283 @@
+"""The engine process: owns the device and the network, takes what waits, answers every slot.
+
+One thread does everything in turn: between two batches it reads its doorbells and the supervisor's
+messages; while a batch computes they wait in the sockets. (A compiled package holds the GIL anyway.)
+"""
+
+import gc
+import logging
+import os
+import selectors
+import socket
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Any
+
+# Every layer's kernels stay prepared at every batch size; the default of 1024 holds one network's only just.
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "8192")
+
+import numpy as np
+import torch
+
+from models import compile as compiler
+from models import cost, directory
+from models.config import ModelDirectoryError
+from service import control, forms, logs, process
+from service.arena import Arena
+from service.batcher import BatchQueue, Entry
+from service.doorbell import ORDER, REPLY, Command, Line, Status
+from service.forms import Form
+from service.metrics import EngineMetrics
+from service.settings import Settings, available_cores
+
+log = logging.getLogger(__name__)
+
+HEARTBEAT_SECONDS = 0.5
+
+
+class Engine:
+    """The loop around one network on one device."""
+
+    def __init__(self, channel: socket.socket, settings: Settings, arena: Arena) -> None:
+        """Load the model directory. Raises ModelDirectoryError."""
+        self._channel, self._settings, self._arena = channel, settings, arena
+        config, network = directory.load(settings.model)
+        size = config.preprocessing.input_size
+        self._facts: dict[str, Any] = {
+            "parameters": cost.parameters(network),
+            "multiply_adds": cost.multiply_adds(network, size),
+            "weights_sha256": directory.weights_digest(settings.model),
+        }
+        self._target = compiler.choose_target(
+            settings.device, settings.dtype, available_cores(), self._facts["multiply_adds"]
+        )
+        torch.set_num_threads(self._target.threads)
+        self._package = compiler.package_path(settings.cache_dir, settings.model, self._target)
+        self._staging = np.zeros((settings.max_batch, size, size, 3), np.uint8)
+        self._form: Form | None = None
+        self._candidate: tuple[Form, Iterator[None]] | None = None
+        self._compile_state = "off"
+
+        self._queue = BatchQueue()
+        self._lines: dict[int, Line] = {}  # by worker
+        self._metrics = EngineMetrics()
+        self._heartbeat_due = 0.0
+        self._running = True
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(channel, selectors.EVENT_READ, self._on_control)
+
+    def run(self) -> None:
+        """Serve until the supervisor says stop or is gone."""
+        self._start_form()
+        # What start-up made lives for ever: keep the collector from walking through it again and again.
+        gc.collect()
+        gc.freeze()
+        while self._running:
+            now = time.monotonic()
+            if now >= self._heartbeat_due:
+                control.send(self._channel, "alive")
+                self._metrics.waiting(len(self._queue))
+                self._heartbeat_due = now + HEARTBEAT_SECONDS
+            wait = self._queue.wait(now, self._cap, self._settings.max_delay_ms / 1000)
+            if self._candidate:
+                wait = 0.0
+            for key, events in self._selector.select(self._heartbeat_due - now if wait is None else wait):
+                key.data(key.fileobj, events)
+            self._serve_batch()
+            if self._candidate:
+                self._advance_candidate(*self._candidate)
+
+    # -- the network ---------------------------------------------------------------------------
+
+    def _start_form(self) -> None:
+        """Serve in the best form there is now; ask for a compiled package where there is none."""
+        mode = self._settings.compile
+        try:
+            if mode == "aot" and self._package.exists():
+                self._serve_as(self._measured(forms.aot(self._package, self._target)))
+                return
+            if mode == "jit":
+                self._report(ready=False, reason="compiling the network (jit)")
+                self._serve_as(forms.jit(self._settings.model, self._target, self._staging))
+                return
+        except compiler.PackageRefused as error:
+            log.error("the compiled network may not serve: %s; serving eagerly", error)
+            self._compile_state = f"refused: {error}"
+        else:
+            self._compile_state = "compiling" if mode == "aot" else "off"
+        if self._compile_state == "compiling" and self._settings.wait_for_compile:
+            self._report(ready=False, reason="compiling the network")
+        else:
+            self._serve_as(self._measured(forms.eager(self._settings.model, self._target)))
+        if self._compile_state == "compiling":
+            control.send(self._channel, "compile", **vars(self._target))
+
+    def _measured(self, form: Form) -> Form:
+        for _ in form.measure(self._staging):
+            pass
+        return form
+
+    def _serve_as(self, form: Form) -> None:
+        self._form = form
+        if form.name != "eager":
+            self._compile_state = "compiled"
+        log.info("serving %s, %s, batches of up to %d images", form.name, self._target.dtype, form.cap)
+        self._report(ready=True)
+
+    def _advance_candidate(self, form: Form, measuring: Iterator[None]) -> None:
+        """One timed batch of the form that is to take over; once all are done it does, between two batches."""
+        if next(measuring, measuring) is measuring:
+            self._candidate = None
+            self._serve_as(form)
+
+    def _report(self, ready: bool, reason: str = "") -> None:
+        form = self._form
+        control.send(
+            self._channel,
+            "status",
+            ready=ready,
+            reason=reason,
+            card={
+                **self._facts,
+                **vars(self._target),
+                "form": form.name if form else None,
+                "compile": {"mode": self._settings.compile, "state": self._compile_state},
+                "batch_cap": form.cap if form else None,
+                "images_per_second": {str(size): round(rate, 1) for size, rate in form.curve.items()} if form else {},
+            },
+        )
+
+    # -- batches -------------------------------------------------------------------------------
+
+    @property
+    def _cap(self) -> int:
+        return self._form.cap if self._form else 0
+
+    def _serve_batch(self) -> None:
+        if not self._form or self._queue.wait(time.monotonic(), self._cap, self._settings.max_delay_ms / 1000) != 0.0:
+            return
+        started = time.monotonic()
+        batch, expired = self._queue.cut(started, self._cap)
+        if expired:
+            self._metrics.dropped("deadline", len(expired))
+            self._answer(expired, [Status.EXPIRED] * len(expired), 0, started, 0.0)
+        if not batch:
+            return
+        self._metrics.batch_started(len(batch))
+        self._metrics.waiting(len(self._queue))
+        statuses = self._compute(self._form, [entry.slot for entry in batch])
+        finished = time.monotonic()
+        self._answer(batch, statuses, len(batch), started, finished - started)
+        self._metrics.batch_ended()
+
+    def _compute(self, form: Form, slots: list[int]) -> list[Status]:
+        """Scores of the slots' pixels into the slots; what became of each."""
+        images = len(slots)
+        np.take(self._arena.pixels, slots, axis=0, out=self._staging[:images])
+        try:
+            scores = form.scores(self._staging, images)
+        except Exception:
+            log.exception("the network failed on a batch of %d images", images)
+            if self._target.device == "cuda":  # a CUDA error is sticky: only a new process gets rid of it
+                raise
+            return [Status.FAILED] * images
+        self._arena.scores[slots] = scores
+        finite = [bool(np.isfinite(row).all()) for row in scores]
+        if all(finite):
+            return [Status.OK] * images
+        log.error("the network returned NaN or infinity for %d of %d images", images - sum(finite), images)
+        return [Status.OK if good else Status.NOT_FINITE for good in finite]
+
+    def _answer(
+        self, entries: list[Entry], statuses: list[Status], batch_size: int, started: float, seconds: float
+    ) -> None:
+        infer_us = round(seconds * 1e6)
+        replies: dict[Line, bytearray] = defaultdict(bytearray)
+        for entry, status in zip(entries, statuses, strict=True):
+            queue_us = max(0, round((started - entry.sent) * 1e6))
+            replies[entry.line] += REPLY.pack(entry.slot, status, batch_size, queue_us, infer_us)
+        for line, records in replies.items():
+            self._send(line, bytes(records))
+
+    # -- doorbells -----------------------------------------------------------------------------
+
+    def _on_line(self, line: Line, events: int) -> None:
+        if events & selectors.EVENT_WRITE:
+            self._send(line, b"")
+        orders = line.receive() if events & selectors.EVENT_READ else iter(())
+        if orders is None:
+            self._drop_line(line)
+            return
+        for slot, command, sent, deadline in orders:
+            if command == Command.PREDICT:
+                self._queue.push(Entry(line, slot, sent, deadline))
+            elif entry := self._queue.cancel(slot):
+                self._metrics.dropped("cancelled", 1)
+                self._answer([entry], [Status.CANCELLED], 0, time.monotonic(), 0.0)
+
+    def _send(self, line: Line, records: bytes) -> None:
+        try:
+            done = line.send(records)
+        except OSError:
+            return  # the worker is gone; reading its end of file drops the line
+        self._selector.modify(line, selectors.EVENT_READ | (0 if done else selectors.EVENT_WRITE), self._on_line)
+
+    def _drop_line(self, line: Line) -> None:
+        """A worker is gone: nobody waits for its images."""
+        if dropped := self._queue.disconnect(line):
+            self._metrics.dropped("cancelled", dropped)
+        self._selector.unregister(line)
+        self._lines = {worker: other for worker, other in self._lines.items() if other is not line}
+        line.close()
+
+    # -- the supervisor ------------------------------------------------------------------------
+
+    def _on_control(self, channel: socket.socket, events: int) -> None:
+        message = control.receive(channel)
+        if message is None or message.kind == "stop":
+            self._running = False
+        elif message.kind == "connect":
+            worker = message.fields["worker"]
+            if worker in self._lines:  # its predecessor, whose slots it takes over
+                self._drop_line(self._lines[worker])
+            line = Line(socket.socket(fileno=message.fds[0]), ORDER)
+            self._lines[worker] = line
+            self._selector.register(line, selectors.EVENT_READ, self._on_line)
+        elif message.kind == "compiled":
+            self._take_package(message.fields["error"])
+
+    def _take_package(self, error: str | None) -> None:
+        try:
+            if error:
+                raise compiler.PackageRefused(error)
+            form = forms.aot(self._package, self._target)
+        except (compiler.PackageRefused, OSError) as refusal:
+            log.error("no compiled network: %s", refusal)
+            self._compile_state = f"refused: {refusal}"
+            if not self._form:
+                self._form = self._measured(forms.eager(self._settings.model, self._target))
+            self._serve_as(self._form)
+        else:
+            self._candidate = (form, form.measure(self._staging))
+
+
+def main() -> int:
+    channel = process.channel_of_child()
+    start = control.receive(channel)
+    if start is None:
+        return 1
+    settings = Settings(**start.fields["settings"])
+    logs.configure(settings.log_format, settings.log_level, "engine")
+    try:
+        engine = Engine(channel, settings, Arena(start.fds[0], *start.fields["arena"]))
+    except ModelDirectoryError as error:
+        control.send(channel, "fatal", message=str(error))
+        return 1
+    engine.run()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,86 @@
+"""The forms a network is served in: eager, compiled ahead of time (aot), or compiled at start-up (jit)."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from models import compile as compiler
+from models import directory
+from models.compile import Run, Target
+from models.networks import for_inference
+from service import batch_curve
+
+Images = NDArray[np.uint8]
+Scores = NDArray[np.float32]
+
+
+@dataclass
+class Form:
+    """A way to run the network, and the batch sizes it is warm for with their measured images/s."""
+
+    name: str
+    run: Run
+    target: Target
+    curve: dict[int, float] = field(default_factory=dict)
+
+    @property
+    def cap(self) -> int:
+        """The most images worth computing at once; needs a measured curve."""
+        return batch_curve.best_batch(self.curve)
+
+    def measure(self, staging: Images) -> Iterator[None]:
+        """Warm up and time the batch sizes up to len(staging), pausing after every batch."""
+        return batch_curve.measure(
+            lambda size: self._compute(staging[:size]), batch_curve.bucket_sizes(len(staging)), self.curve
+        )
+
+    def scores(self, staging: Images, images: int) -> Scores:
+        """Scores float32 [images, classes] of the first `images` of staging uint8 [max_batch, S, S, 3].
+
+        Computed at the next measured batch size: any other would have its kernels prepared first, for
+        10 to 30 ms, at the expense of whoever sent the batch. What stands in the padding is ignored.
+        """
+        size = min(size for size in self.curve if size >= images)
+        return self._compute(staging[:size])[:images]
+
+    def _compute(self, images: Images) -> Scores:
+        with torch.inference_mode():
+            return self.run(torch.from_numpy(images).to(self.target.device)).cpu().numpy()
+
+
+def eager(model: Path, target: Target) -> Form:
+    """The network as PyTorch runs it op by op: ready at once, several times slower. Raises ModelDirectoryError."""
+    config, network = directory.load(model)
+    return Form("eager", for_inference(network, config, target.torch_dtype).to(target.device), target)
+
+
+def aot(package: Path, target: Target) -> Form:
+    """A compiled package. Raises compiler.PackageRefused."""
+    return Form("aot", compiler.load_package(package, target), target)
+
+
+def jit(model: Path, target: Target, staging: Images) -> Form:
+    """torch.compile, every batch size compiled and measured (minutes). Raises PackageRefused, ModelDirectoryError.
+
+    From then on a batch of another size is an error and not a compilation.
+    """
+    config, network = directory.load(model)
+    images = compiler.check_images(config.preprocessing.input_size)
+    with torch.inference_mode():
+        expected = for_inference(network, config)(images)
+    _, network = directory.load(model)  # folding changed the first in place
+    served = for_inference(network, config, target.torch_dtype).to(target.device)
+    form = Form("jit", compiler.jit(served), target)
+    for _ in form.measure(staging):
+        pass
+    torch.compiler.set_stance("fail_on_recompile")
+
+    def run_in_buckets(batch: torch.Tensor) -> torch.Tensor:
+        return torch.cat([form.run(part) for part in batch.split(1)])
+
+    compiler.refuse_disagreement(run_in_buckets, images.to(target.device), expected, target.dtype)
+    return form

@@ -1,0 +1,92 @@
+"""Every error answer of the service: RFC 9457 problem objects, and which exception becomes which."""
+
+import json
+from typing import Any
+
+from models.images import ImageError, ImageTooLarge, MalformedImage, UnsupportedImage
+
+MEDIA_TYPE = "application/problem+json"
+TYPE_PREFIX = "urn:coordserve:problem:"
+
+
+class Problem(Exception):
+    """An error with an HTTP status, a stable type, and a detail that says what to do."""
+
+    def __init__(self, status: int, type_: str, title: str, detail: str, headers: dict[str, str] | None = None) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.headers = headers or {}
+        self.body: dict[str, Any] = {"type": TYPE_PREFIX + type_, "title": title, "status": status, "detail": detail}
+
+    def json(self, request_id: str) -> bytes:
+        return json.dumps({**self.body, "request_id": request_id}).encode()
+
+
+def malformed(detail: str) -> Problem:
+    return Problem(400, "malformed-request", "The request cannot be read", detail)
+
+
+def body_too_large(limit: int) -> Problem:
+    return Problem(
+        413, "body-too-large", "The request body is too large", f"a body may have at most {limit:,} bytes; send less"
+    )
+
+
+def unsupported_media_type(detail: str) -> Problem:
+    return Problem(415, "unsupported-media-type", "The content type is not accepted", detail)
+
+
+def out_of_range(detail: str) -> Problem:
+    return Problem(422, "out-of-range", "A parameter is out of range", detail)
+
+
+def queue_full(retry_after: int) -> Problem:
+    return Problem(
+        429,
+        "queue-full",
+        "The queue is full",
+        f"as many images as the service takes are waiting; try again in {retry_after} s",
+        {"Retry-After": str(retry_after)},
+    )
+
+
+def not_ready(reason: str, retry_after: int = 1) -> Problem:
+    return Problem(
+        503,
+        "not-ready",
+        "The service cannot answer now",
+        f"{reason}; try again in {retry_after} s",
+        {"Retry-After": str(retry_after)},
+    )
+
+
+def deadline_exceeded(seconds: float) -> Problem:
+    return Problem(
+        504,
+        "deadline-exceeded",
+        "The deadline passed",
+        f"no answer within {seconds:g} s; allow more with X-Request-Timeout",
+    )
+
+
+def inference_failed(detail: str) -> Problem:
+    return Problem(500, "inference-failed", "The network failed on this image", detail)
+
+
+def internal_error() -> Problem:
+    return Problem(500, "internal-error", "The service failed", "this is a defect of the service; its log has more")
+
+
+def from_http_status(status: int, detail: str, headers: dict[str, str] | None = None) -> Problem:
+    """For what the framework refuses by itself (no such route, method not allowed)."""
+    return Problem(status, f"http-{status}", detail, detail, headers)
+
+
+def of_image(error: ImageError) -> Problem:
+    """400 for a broken image, 413 for one with too many pixels, 415 for what is no image we read."""
+    if isinstance(error, ImageTooLarge):
+        return Problem(413, "image-too-large", "The image has too many pixels", str(error))
+    if isinstance(error, UnsupportedImage):
+        return Problem(415, "unsupported-image", "The bytes are no image we read", str(error))
+    assert isinstance(error, MalformedImage)
+    return Problem(400, "malformed-image", "The image is broken", str(error))

@@ -1,0 +1,72 @@
+"""Every setting of the service: an environment variable COORDSERVE_…, a flag of `serve`, a row in the README."""
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from models.config import BUNDLED_MODEL
+from models.images import MAX_PIXELS
+
+MAX_DEFAULT_WORKERS = 4
+
+
+def available_cores() -> int:
+    """Cores this process may use: its affinity, or the container's CPU quota where that is less."""
+    cores = len(os.sched_getaffinity(0))
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return max(1, min(cores, round(int(quota) / int(period))))
+    except (OSError, ValueError):  # cgroup v1, or "max"
+        return cores
+
+
+def default_cache_dir() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "coordserve"
+
+
+class Settings(BaseSettings):
+    """Read once, at the edge; inside, plain arguments."""
+
+    model_config = SettingsConfigDict(env_prefix="COORDSERVE_", frozen=True, extra="forbid")
+
+    model: Path = Field(BUNDLED_MODEL, description="model directory: config.json and model.safetensors")
+    host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for all")
+    port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
+    workers: int = Field(
+        default_factory=lambda: min(MAX_DEFAULT_WORKERS, available_cores()),
+        ge=1,
+        le=256,
+        description=f"front-end processes (default: one a core, at most {MAX_DEFAULT_WORKERS})",
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the network runs")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="arithmetic of the network; auto takes bfloat16 where the device has it and it is faster"
+    )
+    compile: Literal["aot", "jit", "off"] = Field(
+        "aot", description="ahead of time with a cache on disk, at start-up, or not at all"
+    )
+    wait_for_compile: bool = Field(False, description="be ready only once compiled, instead of serving eagerly before")
+    cache_dir: Path = Field(
+        default_factory=default_cache_dir, description="compiled packages (default: ~/.cache/coordserve)"
+    )
+    queue_images: int = Field(512, ge=1, le=1_000_000, description="images queued and in flight before 429")
+    max_batch: int = Field(64, ge=1, le=1024, description="largest batch; the one used is measured and may be smaller")
+    max_delay_ms: float = Field(0.0, ge=0, le=1000, description="how long a batch may wait to fill")
+    request_timeout: float = Field(30.0, gt=0, le=3600, description="seconds until 504, unless X-Request-Timeout says")
+    max_body_bytes: int = Field(16 * 2**20, ge=1024, description="largest request body before 413")
+    max_pixels: int = Field(MAX_PIXELS, ge=1, description="largest image, width times height, before 413")
+    max_images: int = Field(64, ge=1, le=1024, description="most images in one request")
+    log_format: Literal["console", "json"] = Field("console", description="how log lines look")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severity logged")
+
+    @field_validator("model", "cache_dir")
+    @classmethod
+    def _absolute(cls, path: Path) -> Path:
+        return path.expanduser().absolute()
+
+    @property
+    def slots_per_worker(self) -> int:
+        return max(1, self.queue_images // self.workers)

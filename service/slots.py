@@ -1,0 +1,199 @@
+"""A worker's share of the arena: slots for the images of a request, and their way to the engine and back.
+
+A slot is the worker's, until it is submitted; then it is the engine's, until its reply. Only then is it
+free again, also when nobody waits for the answer any more. So no one ever writes where another reads.
+"""
+
+import asyncio
+import socket
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service import problems
+from service.arena import Arena
+from service.doorbell import ORDER, REPLY, Command, Line, Reply, Status
+from service.problems import Problem
+
+RETRY_AFTER_SECONDS = 1
+
+
+@dataclass
+class ServiceStatus:
+    """What the supervisor has told this worker of the whole service."""
+
+    ready: bool = False
+    reason: str = "starting"
+    failed: bool = False  # the engine cannot be kept alive: only a restart of the whole service may help
+    draining: bool = False
+    engine_restarts: int = 0
+    card: dict[str, Any] = field(default_factory=dict)
+
+
+class SlotPool:
+    """The slots of one worker and its line to the engine. Lives in one event loop."""
+
+    def __init__(self, arena: Arena, first: int, count: int, status: ServiceStatus) -> None:
+        self._arena, self._status = arena, status
+        self._free = list(range(first, first + count))
+        arena.used[first : first + count] = 0
+        self.count = count
+        self._line: Line | None = None
+        self._waiting: dict[int, Ticket] = {}  # by slot that the engine owns
+        self._orders: list[bytes] = []
+
+    def connect(self, sock: socket.socket) -> None:
+        """Use a new line to the engine. What a former engine still owed has failed."""
+        self.disconnect()
+        self._line = Line(sock, REPLY)
+        asyncio.get_running_loop().add_reader(sock, self._on_replies)
+
+    def disconnect(self) -> None:
+        if self._line is None:
+            return
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(self._line.socket)
+        loop.remove_writer(self._line.socket)
+        self._line.close()
+        self._line = None
+        self._orders.clear()
+        waiting, self._waiting = self._waiting, {}
+        for slot, ticket in waiting.items():
+            ticket.fail(slot, problems.not_ready("the engine was lost while it held the image"))
+
+    def take(self, count: int) -> "Ticket":
+        """Slots for `count` images. Raises Problem: 503 if there is no engine, 429 if fewer are free."""
+        if not self._status.ready or self._line is None:
+            raise problems.not_ready(self._status.reason)
+        if count > len(self._free):
+            raise problems.queue_full(RETRY_AFTER_SECONDS)
+        slots = [self._free.pop() for _ in range(count)]
+        self._arena.used[slots] = 1
+        return Ticket(self, self._arena, slots)
+
+    def submit(self, ticket: "Ticket", slots: Iterable[int], timeout: float) -> None:
+        if self._line is None:
+            raise problems.not_ready(self._status.reason)
+        now = time.monotonic()
+        for slot in slots:
+            self._waiting[slot] = ticket
+            self._order(ORDER.pack(slot, Command.PREDICT, now, now + timeout))
+
+    def give_back(self, slots: Iterable[int]) -> None:
+        """The owner needs them no more; those that the engine still has come back with its reply."""
+        for slot in slots:
+            if slot in self._waiting:
+                self._order(ORDER.pack(slot, Command.CANCEL, 0.0, 0.0))
+            else:
+                self._release(slot)
+
+    def _release(self, slot: int) -> None:
+        self._arena.used[slot] = 0
+        self._free.append(slot)
+
+    def _order(self, order: bytes) -> None:
+        if not self._orders:  # one write for all that this turn of the loop brings
+            asyncio.get_running_loop().call_soon(self._ring)
+        self._orders.append(order)
+
+    def _ring(self) -> None:
+        if self._line is None:
+            return
+        records = b"".join(self._orders)
+        self._orders.clear()
+        loop = asyncio.get_running_loop()
+        try:
+            if self._line.send(records):
+                loop.remove_writer(self._line.socket)
+            else:
+                loop.add_writer(self._line.socket, self._ring)
+        except OSError:
+            self.disconnect()
+
+    def _on_replies(self) -> None:
+        replies = self._line.receive() if self._line else None
+        if replies is None:
+            self.disconnect()
+            return
+        for record in replies:
+            ticket = self._waiting.pop(record[0])
+            if ticket.closed:
+                self._release(record[0])
+            else:
+                ticket.reply(Reply(*record))
+
+
+class Ticket:
+    """The slots of one request, from before decoding until its answer is written. A context manager."""
+
+    def __init__(self, pool: SlotPool, arena: Arena, slots: list[int]) -> None:
+        self._pool, self._arena = pool, arena
+        self.slots = slots
+        self.closed = False
+        self._replies: dict[int, Reply] = {}
+        self._expected = 0
+        self._timeout = 0.0
+        self._done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def __enter__(self) -> "Ticket":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.closed = True
+        self._pool.give_back(self.slots)
+
+    def pixels(self, index: int) -> NDArray[np.uint8]:
+        """Where to write image `index` of the request: uint8 [size, size, 3]."""
+        return self._arena.pixels[self.slots[index]]
+
+    def scores(self, index: int) -> NDArray[np.float32]:
+        """Scores float32 [classes] of image `index`, once `infer` has returned; valid until the ticket closes."""
+        return self._arena.scores[self.slots[index]]
+
+    async def infer(self, indices: list[int], timeout: float) -> list[Reply]:
+        """Have the images computed whose pixels are written; their replies, in order.
+
+        Raises Problem: 504 after `timeout` seconds, 503 if the engine is lost, 500 if the network fails.
+        """
+        slots = [self.slots[index] for index in indices]
+        self._expected, self._timeout = len(slots), timeout
+        self._pool.submit(self, slots, timeout)
+        timer = asyncio.get_running_loop().call_later(timeout, self._expire)
+        try:
+            await self._done
+        finally:
+            timer.cancel()
+        return [self._replies[slot] for slot in slots]
+
+    def reply(self, reply: Reply) -> None:
+        self._replies[reply.slot] = reply
+        if not self._done.done():
+            if reply.status != Status.OK:
+                self._done.set_exception(self._problem(Status(reply.status)))
+            elif len(self._replies) == self._expected:
+                self._done.set_result(None)
+
+    def fail(self, slot: int, problem: Problem) -> None:
+        """The engine is gone, and with it its hold on the slot."""
+        if self.closed:
+            self._pool.give_back([slot])
+        elif not self._done.done():
+            self._done.set_exception(problem)
+
+    def _expire(self) -> None:
+        if not self._done.done():
+            self._done.set_exception(self._problem(Status.EXPIRED))
+
+    def _problem(self, status: Status) -> Problem:
+        if status is Status.EXPIRED:
+            return problems.deadline_exceeded(self._timeout)
+        if status is Status.NOT_FINITE:
+            return problems.inference_failed("its scores are not finite numbers")
+        return problems.inference_failed("the engine's log has the reason")

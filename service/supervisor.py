@@ -1,0 +1,300 @@
+"""The supervisor: starts the engine and the workers, replaces what dies or hangs, stops all in order.
+
+One loop acts on everything: signals, messages and ends of children arrive as readable descriptors.
+"""
+
+import logging
+import os
+import selectors
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from models.config import read_config
+from service import control, process
+from service.arena import Arena
+from service.control import Message
+from service.metrics import DIRECTORY_VARIABLE
+from service.settings import Settings
+
+log = logging.getLogger(__name__)
+
+TICK_SECONDS = 0.25
+# A child that has been heard of and then is silent for so long hangs: its heart beats every 0.5 s.
+STUCK_SECONDS = 10.0
+STOP_SECONDS = 5.0  # what a child may take to stop once its work is done
+FIRST_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS = 0.5, 30.0
+# So many ends of the engine without it getting ready in between, and liveness fails.
+HOPELESS_CRASHES = 5
+BACKLOG = 2048  # connections that wait in the kernel while workers are busy or being replaced
+
+
+class StartError(Exception):
+    """The service cannot start; the message says what to do."""
+
+
+@dataclass
+class Place:
+    """A place for a child process: who is in it now, and how often its occupants have died early."""
+
+    role: str
+    start: Callable[["Place"], None]
+    process: subprocess.Popen[bytes] | None = None
+    channel: socket.socket | None = None
+    pidfd: int = -1
+    last_heard: float | None = None
+    crashes: int = 0
+    restart_at: float | None = None
+
+
+@dataclass
+class Status:
+    """What every worker is told; the fields of slots.ServiceStatus."""
+
+    ready: bool = False
+    reason: str = "starting"
+    failed: bool = False
+    draining: bool = False
+    engine_restarts: int = 0
+    card: dict[str, Any] = field(default_factory=dict)
+
+
+class Supervisor:
+    """Runs the service of `settings` until a signal ends it."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Check what can be checked without torch. Raises StartError, ModelDirectoryError."""
+        config = read_config(settings.model)
+        self._settings, self._model = settings, config.name
+        self._listener = _listen(settings.host, settings.port)
+        self._arena_shape = (
+            settings.slots_per_worker * settings.workers,
+            config.preprocessing.input_size,
+            config.num_classes,
+        )
+        self._arena = Arena.create(*self._arena_shape)
+        self._metrics_dir = tempfile.mkdtemp(prefix="coordserve-metrics-")
+        self._status = Status()
+        self._engine = Place("engine", self._start_engine)
+        self._workers = [Place(f"worker {index}", self._start_worker) for index in range(settings.workers)]
+        self._compiler = Place("compiler", lambda place: None)
+        self._announced = False
+        self._fatal: str | None = None
+        self._selector = selectors.DefaultSelector()
+
+    def run(self) -> None:
+        """Serve until SIGTERM or SIGINT; returns once every accepted request is answered. Raises StartError."""
+        self._started = time.monotonic()
+        stopping = self._catch_signals()
+        try:
+            self._engine.start(self._engine)
+            for worker in self._workers:
+                worker.start(worker)
+            while not stopping and self._fatal is None:
+                self._turn()
+            log.info("stopping: answering what was accepted")
+            self._stop()
+        finally:
+            for place in (*self._workers, self._compiler, self._engine):
+                if place.process:
+                    os.killpg(place.process.pid, signal.SIGKILL)
+                    place.process.wait()
+            shutil.rmtree(self._metrics_dir, ignore_errors=True)
+        if self._fatal is not None:
+            raise StartError(self._fatal)
+
+    # -- the loop ------------------------------------------------------------------------------
+
+    def _turn(self) -> None:
+        for key, _ in self._selector.select(TICK_SECONDS):
+            key.data()
+        now = time.monotonic()
+        for place in (self._engine, *self._workers):
+            if place.process and place.last_heard is not None and now - place.last_heard > STUCK_SECONDS:
+                log.error("%s has been silent for %.0f s: killing it", place.role, STUCK_SECONDS)
+                place.last_heard = None
+                os.killpg(place.process.pid, signal.SIGKILL)
+            if place.restart_at is not None and now >= place.restart_at and not self._status.draining:
+                place.restart_at = None
+                place.start(place)
+
+    def _catch_signals(self) -> list[int]:
+        """The signals that have come, filled by the loop."""
+        came: list[int] = []
+        reader, writer = socket.socketpair()
+        writer.setblocking(False)
+        signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+        self._wakeup = (reader, writer)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: None)
+        self._selector.register(reader, selectors.EVENT_READ, lambda: came.extend(reader.recv(64)))
+        return came
+
+    def _stop(self) -> None:
+        self._tell(ready=self._status.ready, draining=True)
+        self._end(self._compiler, STOP_SECONDS)
+        for worker in self._workers:
+            if worker.channel:
+                control.send(worker.channel, "stop")
+        self._turn_until_gone(self._workers, self._settings.request_timeout + STOP_SECONDS)
+        self._end(self._engine, STOP_SECONDS)
+
+    def _end(self, place: Place, seconds: float) -> None:
+        if place.channel and place.process:
+            control.send(place.channel, "stop")
+            if place is self._compiler:
+                place.process.terminate()
+            self._turn_until_gone([place], seconds)
+
+    def _turn_until_gone(self, places: list[Place], seconds: float) -> None:
+        limit = time.monotonic() + seconds
+        while any(place.process for place in places) and time.monotonic() < limit:
+            self._turn()
+        for place in places:
+            if place.process:
+                log.error("%s did not stop within %.0f s: killing it", place.role, seconds)
+
+    # -- children ------------------------------------------------------------------------------
+
+    def _start_engine(self, place: Place) -> None:
+        self._occupy(place, "service.engine")
+        for index in range(len(self._workers)):
+            self._connect(index)
+
+    def _start_worker(self, place: Place) -> None:
+        index = self._workers.index(place)
+        self._occupy(place, "service.worker", fds=[self._listener.fileno()], worker=index)
+        self._connect(index)
+        self._send(place, "status", **vars(self._status))
+
+    def _occupy(self, place: Place, module: str, fds: list[int] | None = None, **fields: Any) -> None:
+        """Start a process in a place, with the arena and the settings."""
+        place.process, place.channel = process.start(module, {DIRECTORY_VARIABLE: self._metrics_dir})
+        place.channel.setblocking(False)
+        place.last_heard = None
+        place.pidfd = os.pidfd_open(place.process.pid)
+        self._selector.register(place.channel, selectors.EVENT_READ, lambda: self._on_message(place))
+        self._selector.register(place.pidfd, selectors.EVENT_READ, lambda: self._on_end(place))
+        self._send(
+            place,
+            "start",
+            fds=[self._arena.fd, *(fds or [])],
+            settings=self._settings.model_dump(mode="json"),
+            arena=self._arena_shape,
+            **fields,
+        )
+
+    def _connect(self, index: int) -> None:
+        """Lay a doorbell line between the engine and a worker, if both are there."""
+        worker = self._workers[index]
+        if not (self._engine.channel and worker.channel):
+            return
+        ends = socket.socketpair()
+        for place, end in zip((self._engine, worker), ends, strict=True):
+            self._send(place, "connect", fds=[end.fileno()], worker=index)
+            end.close()
+
+    def _send(self, place: Place, kind: str, fds: list[int] | None = None, **fields: Any) -> None:
+        if place.channel:
+            control.send(place.channel, kind, fds or [], **fields)
+
+    def _tell(self, **changes: Any) -> None:
+        """Change the status and tell every worker."""
+        vars(self._status).update(changes)
+        for worker in self._workers:
+            self._send(worker, "status", **vars(self._status))
+
+    def _on_message(self, place: Place) -> None:
+        assert place.channel
+        try:
+            message = control.receive(place.channel)
+        except BlockingIOError:
+            return
+        if message is None:
+            self._selector.unregister(place.channel)
+            place.channel.close()
+            place.channel = None
+            return
+        place.last_heard = time.monotonic()
+        getattr(self, f"_on_{message.kind}")(place, message)
+        self._announce()
+
+    def _on_alive(self, place: Place, message: Message) -> None:
+        """A heartbeat: having been heard is all."""
+
+    def _on_status(self, place: Place, message: Message) -> None:
+        if message.fields["ready"]:
+            place.crashes = 0
+        self._tell(failed=False, **message.fields)
+
+    def _on_fatal(self, place: Place, message: Message) -> None:
+        self._fatal = message.fields["message"]
+
+    def _on_compile(self, place: Place, message: Message) -> None:
+        """The engine has no compiled package for this target."""
+        if self._compiler.process or self._status.draining:
+            return
+        log.info("compiling the network in the background")
+        self._occupy(self._compiler, "service.compiler", target=message.fields)
+
+    def _on_compiled(self, place: Place, message: Message) -> None:
+        """The compiler has finished: the engine may take the package."""
+        self._send(self._engine, "compiled", error=message.fields["error"])
+
+    def _on_end(self, place: Place) -> None:
+        assert place.process
+        code = place.process.wait()
+        place.process = None
+        self._selector.unregister(place.pidfd)
+        os.close(place.pidfd)
+        while place.channel:  # what it had said before it ended
+            self._on_message(place)
+        if place is self._compiler:
+            if code != 0 and not self._status.draining:
+                self._send(self._engine, "compiled", error=f"the compiler ended with code {code}; see its log above")
+            return
+        if self._status.draining or self._fatal is not None:
+            return
+        delay = 0.0 if place.crashes == 0 else min(FIRST_BACKOFF_SECONDS * 2**place.crashes, MAX_BACKOFF_SECONDS)
+        place.crashes += 1
+        place.restart_at = time.monotonic() + delay
+        log.error("%s ended with code %d: replacing it in %.1f s", place.role, code, delay)
+        if place is self._engine:
+            self._tell(
+                ready=False,
+                reason="replacing the engine",
+                failed=place.crashes >= HOPELESS_CRASHES,
+                engine_restarts=self._status.engine_restarts + 1,
+            )
+
+    def _announce(self) -> None:
+        """Say once that the service answers."""
+        if self._announced or not self._status.ready or any(worker.last_heard is None for worker in self._workers):
+            return
+        self._announced = True
+        host, port = self._listener.getsockname()[:2]
+        log.info(
+            "ready after %.1f s: model %s on http://%s:%d",
+            time.monotonic() - self._started,
+            self._model,
+            f"[{host}]" if ":" in host else host,
+            port,
+            extra={"fields": {"event": "ready", "host": host, "port": port}},
+        )
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except (OSError, OverflowError) as error:
+        raise StartError(
+            f"cannot listen on {host}:{port}: {getattr(error, 'strerror', None) or error}; "
+            "name another with --host and --port"
+        ) from error

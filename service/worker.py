@@ -1,0 +1,81 @@
+"""A front-end worker: uvicorn on the shared listener, a line to the engine, an ear for the supervisor."""
+
+import asyncio
+import logging
+import os
+import socket
+import sys
+
+import uvicorn
+import uvloop
+
+from models.config import read_config
+from service import control, logs, metrics, process
+from service.app import create_app
+from service.arena import Arena
+from service.control import Message
+from service.metrics import StatusCollector, WorkerMetrics
+from service.settings import Settings
+from service.slots import ServiceStatus, SlotPool
+
+HEARTBEAT_SECONDS = 0.5
+KEEP_ALIVE_SECONDS = 65  # above the 60 s of common proxies, so that they and not we close an idle connection
+
+
+async def serve(channel: socket.socket, start: Message) -> None:
+    settings, worker = Settings(**start.fields["settings"]), start.fields["worker"]
+    logs.configure(settings.log_format, settings.log_level, f"worker {worker}")
+    config = read_config(settings.model)
+    arena = Arena(start.fds[0], *start.fields["arena"])
+    listener = socket.socket(fileno=start.fds[1])
+    status = ServiceStatus()
+    pool = SlotPool(arena, worker * settings.slots_per_worker, settings.slots_per_worker, status)
+    collector = StatusCollector(status, config.name, len(arena.used), lambda: arena.used)
+    app = create_app(settings, config, pool, status, WorkerMetrics(), lambda: metrics.render(collector))
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app,
+            http="httptools",
+            lifespan="off",
+            log_config=None,
+            log_level=logging.WARNING,
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        )
+    )
+
+    def on_control() -> None:
+        message = control.receive(channel)
+        if message is None:
+            os._exit(1)  # without a supervisor nobody would replace what fails
+        elif message.kind == "stop":
+            server.should_exit = True
+        elif message.kind == "status":
+            vars(status).update(message.fields)
+        elif message.kind == "connect":
+            pool.connect(socket.socket(fileno=message.fds[0]))
+
+    async def heartbeat() -> None:
+        while True:
+            control.send(channel, "alive")
+            await asyncio.sleep(HEARTBEAT_SECONDS)
+
+    asyncio.get_running_loop().add_reader(channel, on_control)
+    beating = asyncio.create_task(heartbeat())
+    await server.serve(sockets=[listener])
+    beating.cancel()
+
+
+def main() -> int:
+    channel = process.channel_of_child()
+    start = control.receive(channel)
+    if start is None:
+        return 1
+    metrics.name_process(f"worker{start.fields['worker']}")
+    uvloop.run(serve(channel, start))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,59 @@
+"""What tests share: drawn pictures, compiled packages kept inside the clone, and a service that runs."""
+
+import io
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from loadtests.running import RunningService
+from models.config import BUNDLED_MODEL
+
+ROOT = Path(__file__).parent.parent
+DIGITS = Path(__file__).parent / "data" / "digits"
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A developer's own COORDSERVE_… variables must not reach a test."""
+    for name in [name for name in os.environ if name.startswith("COORDSERVE_")]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def cache() -> Path:
+    """Compiled packages, made once in a clone: a second run of the tests finds them."""
+    directory = ROOT / ".cache" / "packages"
+    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def compiled_cache(cache: Path) -> Path:
+    """The cache with the bundled model's package in it."""
+    from models.compile import choose_target, compile_package
+
+    compile_package(cache, BUNDLED_MODEL, choose_target("cpu", "auto", cores=1, multiply_adds=0))
+    return cache
+
+
+@pytest.fixture(scope="module")
+def service(compiled_cache: Path) -> Iterator[RunningService]:
+    """The bundled model behind two workers, compiled; shared by the tests of a module."""
+    with RunningService(workers=2, cache_dir=compiled_cache) as running:
+        yield running
+
+
+def encode(pixels: np.ndarray, image_format: str = "PNG", **options: object) -> bytes:
+    """Pixels of any mode that Pillow knows as the bytes of a file."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, image_format, **options)
+    return file.getvalue()
+
+
+def noise(seed: int, height: int = 32, width: int = 32) -> np.ndarray:
+    """A picture like no other: uint8 [height, width, 3]."""
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)

@@ -1,0 +1,131 @@
+"""Packages: they agree with eager float32, or they do not serve."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from models import directory
+from models.compile import (
+    CHECK_FILE,
+    PACKAGE_FILE,
+    TOLERANCE,
+    PackageRefused,
+    Target,
+    check_images,
+    choose_target,
+    compile_package,
+    load_package,
+    package_path,
+    refuse_disagreement,
+)
+from models.config import BUNDLED_MODEL, CONFIG_FILE
+from models.networks import for_inference
+from tests.conftest import noise
+
+TARGET = Target("cpu", "float32", 1)
+
+
+@pytest.fixture
+def package(compiled_cache: Path, tmp_path: Path) -> Path:
+    """A copy of the bundled model's package, to be spoilt."""
+    copy = tmp_path / "cache" / "package"
+    shutil.copytree(package_path(compiled_cache, BUNDLED_MODEL, TARGET), copy)
+    copy.parent.chmod(0o700)
+    return copy
+
+
+@pytest.mark.parametrize("images", [1, 2, 7, 64])
+def test_a_package_agrees_with_eager_float32_at_any_batch_size(compiled_cache: Path, images: int):
+    run = load_package(package_path(compiled_cache, BUNDLED_MODEL, TARGET), TARGET)
+    config, network = directory.load(BUNDLED_MODEL)
+    batch = torch.from_numpy(np.stack([noise(seed) for seed in range(images)]))
+
+    with torch.inference_mode():
+        torch.testing.assert_close(run(batch), for_inference(network, config)(batch), atol=1e-4, rtol=1e-3)
+
+
+def test_a_package_that_is_there_is_not_made_again(compiled_cache: Path):
+    path = package_path(compiled_cache, BUNDLED_MODEL, TARGET)
+    made = (path / PACKAGE_FILE).stat().st_mtime_ns
+
+    assert compile_package(compiled_cache, BUNDLED_MODEL, TARGET) == path
+    assert (path / PACKAGE_FILE).stat().st_mtime_ns == made
+
+
+def test_nothing_half_written_stays_in_the_cache(compiled_cache: Path):
+    assert not list(compiled_cache.glob(".compiling-*"))
+
+
+def test_a_changed_package_is_refused(package: Path):
+    with (package / PACKAGE_FILE).open("r+b") as file:
+        file.seek(1000)
+        file.write(b"changed")
+
+    with pytest.raises(PackageRefused, match="not the file that was compiled"):
+        load_package(package, TARGET)
+
+
+def test_a_package_that_disagrees_with_eager_float32_is_refused(package: Path):
+    check = load_file(package / CHECK_FILE)
+    check["scores"] = check["scores"].roll(1, dims=1)  # as if it had been compiled wrongly
+    save_file(check, package / CHECK_FILE)
+
+    with pytest.raises(PackageRefused, match="away from eager float32"):
+        load_package(package, TARGET)
+
+
+def test_scores_that_are_no_numbers_disagree():
+    images, scores = check_images(8), torch.full((16, 3), 1 / 3)
+
+    with pytest.raises(PackageRefused):
+        refuse_disagreement(lambda batch: torch.full((len(batch), 3), torch.nan), images, scores, "float32")
+
+
+def test_a_cache_that_others_can_write_is_refused(package: Path):
+    package.parent.chmod(0o777)
+
+    with pytest.raises(PackageRefused, match="can be written by others"):
+        load_package(package, TARGET)
+
+
+def test_bfloat16_stays_within_its_tolerance():
+    config, network = directory.load(BUNDLED_MODEL)
+    images = check_images(config.preprocessing.input_size)
+    with torch.inference_mode():
+        scores = for_inference(network, config)(images)
+    _, network = directory.load(BUNDLED_MODEL)
+
+    refuse_disagreement(for_inference(network, config, torch.bfloat16), images, scores, "bfloat16")
+    with pytest.raises(PackageRefused):  # and it is really another arithmetic
+        refuse_disagreement(for_inference(network, config, torch.bfloat16), images, scores, "float32")
+    assert TOLERANCE["float32"] < TOLERANCE["bfloat16"]
+
+
+def test_the_key_names_all_that_a_package_depends_on(tmp_path: Path):
+    cache = tmp_path / "cache"
+    other = tmp_path / "model"
+    shutil.copytree(BUNDLED_MODEL, other)
+    same = package_path(cache, other, TARGET)
+    config = json.loads((other / CONFIG_FILE).read_text())
+    (other / CONFIG_FILE).write_text(json.dumps({**config, "description": "another"}))
+
+    paths = {
+        package_path(cache, BUNDLED_MODEL, TARGET),
+        package_path(cache, BUNDLED_MODEL, Target("cpu", "bfloat16", 1)),
+        package_path(cache, BUNDLED_MODEL, Target("cpu", "float32", 2)),
+        package_path(cache, other, TARGET),
+    }
+
+    assert same in paths
+    assert len(paths) == 4
+
+
+def test_small_networks_stay_on_one_thread_in_float32():
+    assert choose_target("cpu", "auto", cores=8, multiply_adds=1_000_000) == Target("cpu", "float32", 1)
+    assert choose_target("cpu", "float32", cores=8, multiply_adds=300_000_000) == Target("cpu", "float32", 8)
+    assert choose_target("cpu", "bfloat16", cores=8, multiply_adds=1_000_000) == Target("cpu", "bfloat16", 1)

@@ -1,0 +1,182 @@
+"""A worker's slots against an engine that the test plays itself, over a real arena and socketpair."""
+
+import asyncio
+import socket
+
+import numpy as np
+import pytest
+
+from service.arena import Arena
+from service.doorbell import ORDER, REPLY, Command, Line, Order, Reply, Status
+from service.problems import Problem
+from service.slots import ServiceStatus, SlotPool, Ticket
+
+SLOTS = 4
+
+
+class PlayedEngine:
+    """The other end of the line, answering only when told to."""
+
+    def __init__(self, arena: Arena) -> None:
+        self.arena = arena
+        self.socket, theirs = socket.socketpair()
+        self.line = Line(theirs, ORDER)
+
+    async def orders(self, count: int) -> list[Order]:
+        received: list[Order] = []
+        while len(received) < count:
+            await asyncio.sleep(0)
+            received += [Order(*record) for record in self.line.receive() or ()]
+        return received
+
+    def reply(self, slot: int, status: Status = Status.OK) -> None:
+        self.arena.scores[slot] = slot
+        self.line.send(REPLY.pack(slot, status, 1, 10, 20))
+
+
+def new_pool() -> tuple[SlotPool, PlayedEngine]:
+    arena = Arena.create(SLOTS, size=8, classes=3)
+    engine = PlayedEngine(arena)
+    pool = SlotPool(arena, 0, SLOTS, ServiceStatus(ready=True))
+    pool.connect(engine.socket)
+    return pool, engine
+
+
+def free_slots(pool: SlotPool) -> int:
+    taken: list[Ticket] = []
+    try:
+        while True:
+            taken.append(pool.take(1))
+    except Problem:
+        return len(taken)
+    finally:
+        for ticket in taken:
+            ticket.__exit__(None, None, None)
+
+
+def test_an_answer_is_that_of_its_own_slot():
+    async def run() -> None:
+        pool, engine = new_pool()
+        with pool.take(2) as first, pool.take(1) as second:
+            waiting = asyncio.gather(first.infer([0, 1], 10), second.infer([0], 10))
+            orders = await engine.orders(3)
+            for order in reversed(orders):
+                engine.reply(order.slot)
+            replies = await waiting
+            assert [reply.slot for reply in replies[0]] == first.slots
+            assert [float(first.scores(index)[0]) for index in (0, 1)] == [float(slot) for slot in first.slots]
+            assert float(second.scores(0)[0]) == second.slots[0]
+        assert free_slots(pool) == SLOTS
+
+    asyncio.run(run())
+
+
+def test_a_full_pool_refuses_at_once_and_takes_nothing():
+    async def run() -> None:
+        pool, _ = new_pool()
+        with pool.take(3):
+            with pytest.raises(Problem) as refusal:
+                pool.take(2)
+            assert refusal.value.status == 429
+            assert refusal.value.headers["Retry-After"] == "1"
+            assert free_slots(pool) == 1
+        assert free_slots(pool) == SLOTS
+
+    asyncio.run(run())
+
+
+def test_an_expired_request_is_answered_at_its_deadline_and_its_slot_returns_only_with_the_reply():
+    async def run() -> None:
+        pool, engine = new_pool()
+        with pytest.raises(Problem) as refusal, pool.take(1) as ticket:
+            await ticket.infer([0], 0.01)
+        assert refusal.value.status == 504
+        order, cancel = await engine.orders(2)
+        assert (cancel.slot, cancel.command) == (order.slot, Command.CANCEL)
+        assert free_slots(pool) == SLOTS - 1  # the engine may still be reading it
+
+        engine.reply(order.slot, Status.CANCELLED)
+        await asyncio.sleep(0.01)
+        assert free_slots(pool) == SLOTS
+
+    asyncio.run(run())
+
+
+def test_a_cancelled_request_leaves_its_slot_to_the_engine_until_the_reply():
+    async def run() -> None:
+        pool, engine = new_pool()
+
+        async def request() -> list[Reply]:
+            with pool.take(1) as ticket:
+                return await ticket.infer([0], 10)
+
+        task = asyncio.create_task(request())
+        (order,) = await engine.orders(1)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        assert free_slots(pool) == SLOTS - 1
+        engine.reply(order.slot)  # it had been computed before the cancellation came
+        await asyncio.sleep(0.01)
+        assert free_slots(pool) == SLOTS
+
+    asyncio.run(run())
+
+
+def test_a_lost_engine_fails_what_it_held_and_frees_every_slot():
+    async def run() -> None:
+        pool, engine = new_pool()
+
+        async def request() -> list[Reply]:
+            with pool.take(2) as ticket:
+                return await ticket.infer([0, 1], 10)
+
+        task = asyncio.create_task(request())
+        await engine.orders(2)
+        engine.line.close()
+        with pytest.raises(Problem) as refusal:
+            await task
+        assert refusal.value.status == 503
+        with pytest.raises(Problem) as refusal:
+            pool.take(1)
+        assert refusal.value.status == 503
+
+        successor = PlayedEngine(engine.arena)
+        pool.connect(successor.socket)
+        assert free_slots(pool) == SLOTS
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(("status", "code"), [(Status.FAILED, 500), (Status.NOT_FINITE, 500), (Status.EXPIRED, 504)])
+def test_one_bad_slot_fails_its_request_alone(status: Status, code: int):
+    async def run() -> None:
+        pool, engine = new_pool()
+
+        async def request(count: int) -> list[Reply]:
+            with pool.take(count) as ticket:
+                return await ticket.infer(list(range(count)), 10)
+
+        bad, good = asyncio.create_task(request(2)), asyncio.create_task(request(1))
+        orders = await engine.orders(3)
+        engine.reply(orders[0].slot, status)
+        engine.reply(orders[1].slot)
+        engine.reply(orders[2].slot)
+        with pytest.raises(Problem) as refusal:
+            await bad
+        assert refusal.value.status == code
+        assert len(await good) == 1
+        assert free_slots(pool) == SLOTS
+
+    asyncio.run(run())
+
+
+def test_the_arena_is_one_memory_for_every_mapping():
+    arena = Arena.create(SLOTS, size=8, classes=3)
+    other = Arena(arena.fd, SLOTS, 8, 3)
+
+    arena.pixels[2] = 7
+    other.scores[1] = np.array([0.1, 0.2, 0.7], np.float32)
+
+    assert (other.pixels[2] == 7).all()
+    assert not other.pixels[1].any()
+    assert arena.scores[1].tolist() == pytest.approx([0.1, 0.2, 0.7])
