@@ -64,7 +64,7 @@ class Picture:
             pixels = simplejpeg.decode_jpeg(self.data, "RGB", min_height=shorter, min_width=shorter)
         except ValueError:
             return None
-        image = Image.fromarray(pixels)
+        image = Image.frombuffer("RGB", pixels.shape[1::-1], pixels, "raw", "RGB", 0, 1)
         if b"Exif\0\0" in self.data:
             image.getexif()[ORIENTATION_TAG] = self._open().getexif().get(ORIENTATION_TAG, 1)
             image = ImageOps.exif_transpose(image)

@@ -15,11 +15,10 @@ from torch.nn import functional as F
 from models import digits
 from models.config import ModelConfig, Network
 from models.directory import save
+from models.drawn_digits import ON_CANVAS, TrainingDigits
 from models.evaluate import Evaluation, score
 from models.networks import create, for_inference
 
-BUNDLED_NETWORK = Network(family="mobilenetv2", attention="ca", width=0.25)
-EPOCHS = 40
 EPOCH_BATCHES = 100  # varied digits never run out, so an epoch is a number of batches
 BATCH = 64
 THREADS = 2  # sums are rounded differently on another number of threads, so that it is part of the recipe
@@ -40,9 +39,9 @@ Batches = Callable[[int, float], tuple[Tensor, Tensor]]
 def train(
     data: str,
     out: Path,
-    network: Network = BUNDLED_NETWORK,
-    epochs: int = EPOCHS,
-    seed: int = 0,
+    network: Network,
+    epochs: int,
+    seed: int,
     *,
     epoch_batches: int = EPOCH_BATCHES,
     threads: int = THREADS,
@@ -53,7 +52,8 @@ def train(
     The held-out part is looked at once, after the last step. `report` takes a line an epoch. Raises DataError.
     """
     digits.check_name(data)
-    scans, held_out = digits.load()
+    scans, _ = digits.load(ON_CANVAS)
+    _, held_out = digits.load()
     config = ModelConfig(
         name=data,
         description="Handwritten and printed digits: scikit-learn's 8x8 scans, and digits drawn from paths and a font.",
@@ -62,7 +62,7 @@ def train(
         labels=digits.LABELS,
     )
     with reproducible(seed, threads):
-        source, generator = digits.TrainingDigits(scans), Generator().manual_seed(seed)
+        source, generator = TrainingDigits(scans), Generator().manual_seed(seed)
 
         def batches(size: int, difficulty: float) -> tuple[Tensor, Tensor]:
             examples = source.batch(size, generator, difficulty)

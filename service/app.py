@@ -2,13 +2,14 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
@@ -32,6 +33,13 @@ INLINE_PIXELS = 400_000
 DECODE_THREADS = 2
 
 
+class DirectRoute(APIRoute):
+    """A documented route whose endpoint takes the request itself: nothing to inject, so nothing is spent on that."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        return self.endpoint
+
+
 def create_app(
     settings: Settings,
     config: ModelConfig,
@@ -46,6 +54,7 @@ def create_app(
         version=__version__,
         summary="Image classification with Coordinate Attention networks.",
     )
+    app.router.route_class = DirectRoute
     writer = AnswerWriter(config.name, config.labels)
     threads = ThreadPoolExecutor(DECODE_THREADS, "decode")
 
@@ -113,30 +122,31 @@ def create_app(
         }
 
     @app.get("/v1/models", **schema.MODELS)
-    async def models() -> Response:
+    async def models(request: Request) -> Response:
         return JSONResponse({"models": [card()]})
 
     @app.get("/v1/models/{name}", **schema.MODEL)
-    async def model(name: str) -> Response:
+    async def model(request: Request) -> Response:
+        name = request.path_params["name"]
         if name != config.name:
             raise problems.from_http_status(404, f"no model {name!r}; this service has {config.name!r}")
         return JSONResponse(card())
 
     @app.get("/healthz", **schema.HEALTH)
-    async def healthz() -> Response:
+    async def healthz(request: Request) -> Response:
         if status.failed:
             return JSONResponse({"alive": False, "reason": status.reason}, 503)
         return JSONResponse({"alive": True})
 
     @app.get("/readyz", **schema.READY)
-    async def readyz() -> Response:
+    async def readyz(request: Request) -> Response:
         if status.draining or not status.ready:
             reason = "draining" if status.draining else status.reason
             return JSONResponse({"ready": False, "reason": reason}, 503)
         return JSONResponse({"ready": True, "form": status.card["form"]})
 
     @app.get("/metrics", **schema.METRICS)
-    async def prometheus() -> Response:
+    async def prometheus(request: Request) -> Response:
         text = await asyncio.get_running_loop().run_in_executor(None, scrape)
         return Response(text, media_type=CONTENT_TYPE_LATEST)
 

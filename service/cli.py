@@ -12,6 +12,7 @@ from models.config import BUNDLED_MODEL, ModelDirectoryError
 from service import __version__
 from service.settings import Settings
 
+DEFAULT_EPOCHS = 40
 COMPILE_FLAGS = ("model", "device", "dtype", "cache_dir")
 
 
@@ -21,7 +22,7 @@ class CommandError(Exception):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; its exit code. 1: it failed, 2: it was called wrongly."""
-    options = _parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
     from service.supervisor import StartError
 
     try:
@@ -33,6 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
+# Each command imports what it needs: torch takes seconds, and `serve` must never have it in the supervisor.
 def serve(options: argparse.Namespace) -> int:
     from service import logs
     from service.supervisor import Supervisor
@@ -44,11 +46,11 @@ def serve(options: argparse.Namespace) -> int:
 
 
 def predict(options: argparse.Namespace) -> int:
+    from models.config import read_config
     from models.images import ImageError, Picture
     from service.answers import AnswerWriter
 
     pixels, failed = [], False
-    from models.config import read_config
 
     config = read_config(options.model)
     for path in options.images:
@@ -92,6 +94,33 @@ def compile_(options: argparse.Namespace) -> int:
     return 0
 
 
+def train(options: argparse.Namespace) -> int:
+    from models.config import Network
+    from models.digits import DataError
+    from models.train import train
+
+    try:
+        network = Network(family="mobilenetv2", attention=options.attention, width=options.width)
+        evaluation = train(options.data, options.out, network, options.epochs, options.seed)
+    except ValidationError as error:
+        raise CommandError(f"--{error.errors()[0]['loc'][0]}: {error.errors()[0]['msg']}") from error
+    except (DataError, OSError) as error:
+        raise CommandError(str(error)) from error
+    print(evaluation)
+    return 0
+
+
+def evaluate(options: argparse.Namespace) -> int:
+    from models.digits import DataError
+    from models.evaluate import evaluate
+
+    try:
+        print(evaluate(options.model, options.data))
+    except DataError as error:
+        raise CommandError(str(error)) from error
+    return 0
+
+
 def _settings(options: argparse.Namespace) -> Settings:
     """Flags before environment before defaults."""
     given = {name: value for name, value in vars(options).items() if name in Settings.model_fields}
@@ -106,10 +135,11 @@ def _settings(options: argparse.Namespace) -> Settings:
         ) from error
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="coordserve", description="Image classification with Coordinate Attention.")
-    parser.add_argument("--version", action="version", version=f"coordserve {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+def parser() -> argparse.ArgumentParser:
+    """All commands and their flags; `run` of what it parses is the command."""
+    root = argparse.ArgumentParser(prog="coordserve", description="Image classification with Coordinate Attention.")
+    root.add_argument("--version", action="version", version=f"coordserve {__version__}")
+    commands = root.add_subparsers(required=True, metavar="COMMAND")
 
     command = commands.add_parser("serve", help="serve a model over HTTP")
     _add_flags(command, Settings.model_fields)
@@ -118,13 +148,34 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("predict", help="classify image files here, without a server")
     command.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
     command.add_argument("--model", type=Path, default=BUNDLED_MODEL, help="model directory")
-    command.add_argument("--top-k", type=int, default=1, help="classes to show (default: 1)")
+    command.add_argument("--top-k", type=_count, default=1, help="classes to show (default: 1)")
     command.set_defaults(run=predict)
 
     command = commands.add_parser("compile", help="compile a model into the cache; prints where")
     _add_flags(command, COMPILE_FLAGS)
     command.set_defaults(run=compile_)
-    return parser
+
+    command = commands.add_parser("train", help="train a network into a model directory")
+    command.add_argument("--data", required=True, help="what to learn: digits")
+    command.add_argument("--out", required=True, type=Path, help="the model directory to write")
+    command.add_argument("--attention", choices=["ca", "none"], default="ca", help="default: ca")
+    command.add_argument("--width", type=float, default=0.25, help="channels, as a multiple (default: 0.25)")
+    command.add_argument("--epochs", type=_count, default=DEFAULT_EPOCHS, help=f"default: {DEFAULT_EPOCHS}")
+    command.add_argument("--seed", type=int, default=0, help="the same seed gives the same weights (default: 0)")
+    command.set_defaults(run=train)
+
+    command = commands.add_parser("evaluate", help="measure a model on held-out data")
+    command.add_argument("model", nargs="?", type=Path, default=BUNDLED_MODEL, help="model directory")
+    command.add_argument("--data", required=True, help="what to measure on: digits")
+    command.set_defaults(run=evaluate)
+    return root
+
+
+def _count(text: str) -> int:
+    """A whole number from 1, as argparse wants it checked."""
+    if not (text.isascii() and text.isdecimal() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
+    return int(text)
 
 
 def _add_flags(parser: argparse.ArgumentParser, names: Iterable[str]) -> None:

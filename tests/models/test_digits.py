@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from models import digits
 from models.config import BUNDLED_MODEL, WEIGHTS_FILE, Network, read_config
 from models.directory import load
+from models.drawn_digits import ON_CANVAS, TrainingDigits, segments
 from models.evaluate import evaluate
 from models.images import Picture
 from models.networks import Classifier, for_inference
@@ -88,7 +89,7 @@ def test_digits_drawn_with_a_mouse_are_read(brush):
     for path in WRITTEN.values():
         canvas = Image.new("RGB", (280, 280), "white")
         pen = ImageDraw.Draw(canvas)
-        for piece in digits.segments(path).tolist():
+        for piece in segments(path).tolist():
             pen.line([tuple(end) for end in piece], fill="black", width=brush)
             for end in piece:
                 pen.circle(end, brush / 2, fill="black")
@@ -120,9 +121,9 @@ def test_scans_are_seen_as_a_posted_png_would_be():
 
 
 def test_varied_digits_are_repeatable_and_of_every_class():
-    train_part, _ = digits.load()
+    train_part, _ = digits.load(ON_CANVAS)
     few = digits.Examples(train_part.pixels[:50], train_part.targets[:50])
-    source = digits.TrainingDigits(few)
+    source = TrainingDigits(few)
 
     first = source.batch(256, torch.Generator().manual_seed(1))
     again = source.batch(256, torch.Generator().manual_seed(1))
@@ -133,9 +134,13 @@ def test_varied_digits_are_repeatable_and_of_every_class():
 
 
 def test_the_same_seed_trains_the_same_weights(tmp_path, monkeypatch):
-    scans, held_out = digits.load()
-    few = (digits.Examples(scans.pixels[:50], scans.targets[:50]), held_out)
-    monkeypatch.setattr(digits, "load", lambda *_: few)
+    load_all = digits.load
+
+    def load_few(*preprocessing):
+        scans, held_out = load_all(*preprocessing)
+        return digits.Examples(scans.pixels[:50], scans.targets[:50]), held_out
+
+    monkeypatch.setattr(digits, "load", load_few)
     network = Network(family="mobilenetv2", width=0.125)
     lines: list[str] = []
 
@@ -150,4 +155,4 @@ def test_the_same_seed_trains_the_same_weights(tmp_path, monkeypatch):
 
 def test_unknown_data_is_refused(tmp_path):
     with pytest.raises(digits.DataError, match="unknown data 'cats'"):
-        train("cats", tmp_path)
+        train("cats", tmp_path, Network(family="mobilenetv2"), epochs=1, seed=0)
