@@ -6,7 +6,8 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
 from torch import nn
 
 from models.config import CONFIG_FILE, WEIGHTS_FILE, ModelConfig, ModelDirectoryError, read_config
@@ -36,7 +37,7 @@ def save(directory: Path, config: ModelConfig, network: nn.Module) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     weights = {name: tensor.contiguous().cpu() for name, tensor in network.state_dict().items()}
     unfinished = directory / f".{WEIGHTS_FILE}.part"
-    save_file(weights, unfinished)
+    unfinished.write_bytes(to_bytes(weights))
     _publish(unfinished, directory / WEIGHTS_FILE)
     unfinished = directory / f".{CONFIG_FILE}.part"
     unfinished.write_text(config.model_dump_json(indent=2) + "\n")
