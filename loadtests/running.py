@@ -47,7 +47,7 @@ class RunningService:
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
         try:
-            wait_until(lambda: self.port or self.process.poll() is not None, 120, "the service is ready")
+            wait_until(lambda: self.port or self.process.poll() is not None, 300, "the service is ready")
         except BaseException:
             self.process.kill()
             raise

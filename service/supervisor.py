@@ -117,6 +117,8 @@ class Supervisor:
         now = time.monotonic()
         for place in (self._engine, *self._workers):
             if place.process and place.last_heard is not None and now - place.last_heard > STUCK_SECONDS:
+                if place is self._engine:
+                    self._tell(ready=False, reason="replacing the engine")
                 log.error("%s has been silent for %.0f s: killing it", place.role, STUCK_SECONDS)
                 place.last_heard = None
                 os.killpg(place.process.pid, signal.SIGKILL)
@@ -231,6 +233,8 @@ class Supervisor:
     def _on_status(self, place: Place, message: Message) -> None:
         if message.fields["ready"]:
             place.crashes = 0
+        else:  # it has said what keeps it: compiling at start-up leaves no time for heartbeats
+            place.last_heard = None
         self._tell(failed=False, **message.fields)
 
     def _on_fatal(self, place: Place, message: Message) -> None:

@@ -87,8 +87,8 @@ def test_a_wrong_setting_is_said(flags: tuple[str, str]):
     assert flags[1] in line
 
 
-def ask(service: RunningService, **options) -> httpx.Response:
-    return httpx.post(f"{service.url}/v1/predict", content=SEVEN, headers=HEADERS, timeout=30, **options)
+def ask(service: RunningService, headers: dict[str, str] = HEADERS) -> httpx.Response:
+    return httpx.post(f"{service.url}/v1/predict", content=SEVEN, headers=headers, timeout=30)
 
 
 def slow_engine_service(cache: Path) -> RunningService:
@@ -184,7 +184,8 @@ def test_a_stuck_engine_is_noticed_and_replaced(compiled_cache: Path):
         (engine,) = service.children("service.engine")
         engine.suspend()
 
-        wait_until(lambda: service.logged("silent"), 30, "the supervisor notices")
+        wait_until(lambda: service.get("/readyz")[0] == 503, 30, "the supervisor notices")
+        assert service.logged("silent")
         wait_until(lambda: service.get("/readyz")[0] == 200, 60, "the engine is replaced")
         assert ask(service).status_code == 200
 
