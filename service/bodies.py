@@ -8,6 +8,7 @@ from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from python_multipart.exceptions import MultipartParseError
 from python_multipart.multipart import MultipartParser, parse_options_header
+from starlette.requests import ClientDisconnect
 
 from service import problems
 from service.problems import Problem
@@ -28,16 +29,20 @@ class JsonImages(BaseModel):
 
 
 async def read_body(request: Request, max_bytes: int) -> bytes:
-    """The whole body. Raises Problem 413 as soon as it is known to be too large, 400 if it is empty."""
+    """The whole body. Raises Problem 413 as soon as it is known to be too large, 400 if empty, and ClientDisconnect."""
     declared = request.headers.get("content-length", "0")
     if declared.isdecimal() and int(declared) > max_bytes:
         raise problems.body_too_large(max_bytes)
-    chunks, length = [], 0
-    async for chunk in request.stream():
-        length += len(chunk)
+    chunks, length, more = [], 0, True
+    while more:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        more = message.get("more_body", False)
+        chunks.append(message.get("body", b""))
+        length += len(chunks[-1])
         if length > max_bytes:
             raise problems.body_too_large(max_bytes)
-        chunks.append(chunk)
     if not length:
         raise problems.malformed("the body is empty; send the bytes of an image")
     return b"".join(chunks)
