@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch._C._aoti import AOTIModelPackageLoader
 
 import models.coordatt
 import models.mobilenetv2
@@ -34,9 +35,11 @@ CHECK_FILE = "check.safetensors"  # images and the scores that eager float32 giv
 ENTRY_FILE = "entry.json"  # what the package was made for, for people
 
 # Largest |score - eager float32 score| of an image, as a part of its highest score, over check_images().
-# Measured on 2026-11-23, AVX-512 CPU, bundled model and MobileNetV2+CA 1.0 with random weights; see docs/decisions.md.
-TOLERANCE = {"float32": 1e-3, "bfloat16": 0.15}
+# Measured: 2e-6 in float32; in bfloat16 0.006 to 0.06 at 224 pixels and 0.12 for the bundled digits (docs/decisions.md).
+TOLERANCE = {"float32": 1e-3, "bfloat16": 0.25}
 CHECKED_IMAGES = 16
+UNFINISHED = ".compiling-"
+ABANDONED_SECONDS = 3600.0  # far beyond what compiling takes
 MAX_BATCH = 1024
 # Splitting less work than this over cores costs more in synchronisation than it saves.
 SINGLE_THREAD_MULTIPLY_ADDS = 20_000_000
@@ -102,6 +105,7 @@ def compile_package(cache: Path, directory: Path, target: Target) -> Path:
         return path
     cache.mkdir(parents=True, exist_ok=True, mode=0o700)
     _refuse_foreign(cache)
+    remove_abandoned(cache)
     torch.set_num_threads(target.threads)
     config, network = model_directory.load(directory)
     reference = for_inference(network, config)
@@ -110,7 +114,7 @@ def compile_package(cache: Path, directory: Path, target: Target) -> Path:
         scores = reference(images)
     _, network = model_directory.load(directory)
     served = for_inference(network, config, target.torch_dtype).to(target.device)
-    unfinished = Path(tempfile.mkdtemp(prefix=".compiling-", dir=cache))
+    unfinished = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=cache))
     try:
         started = time.monotonic()
         _export(served, images.to(target.device), unfinished / PACKAGE_FILE)
@@ -134,6 +138,13 @@ def compile_package(cache: Path, directory: Path, target: Target) -> Path:
     return path
 
 
+def remove_abandoned(cache: Path) -> None:
+    """Remove what compilers that were killed have left behind in the cache."""
+    for unfinished in cache.glob(f"{UNFINISHED}*"):
+        if time.time() - unfinished.stat().st_mtime > ABANDONED_SECONDS:
+            shutil.rmtree(unfinished, ignore_errors=True)
+
+
 def load_package(path: Path, target: Target) -> Run:
     """The package as a function of images uint8 [N, S, S, 3] on the target's device to float32 scores.
 
@@ -145,7 +156,12 @@ def load_package(path: Path, target: Target) -> Run:
     if _digest(path / PACKAGE_FILE) != entry["sha256"]:
         raise PackageRefused(f"{path / PACKAGE_FILE} is not the file that was compiled; remove {path}")
     torch.set_num_threads(target.threads)
-    run: Run = torch._inductor.aoti_load_package(str(path / PACKAGE_FILE))
+    # What torch._inductor.aoti_load_package wraps; the wrapper imports all of Inductor first, for 1.5 to 2.7 s.
+    loader = AOTIModelPackageLoader(str(path / PACKAGE_FILE), "model", False, 1, -1)
+
+    def run(images: Tensor) -> Tensor:
+        return loader.boxed_run([images])[0]
+
     check = load_file(path / CHECK_FILE)
     refuse_disagreement(run, check["images"].to(target.device), check["scores"], target.dtype)
     return run

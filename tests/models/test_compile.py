@@ -1,7 +1,9 @@
 """Packages: they agree with eager float32, or they do not serve."""
 
 import json
+import os
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +13,11 @@ from safetensors.torch import load_file, save_file
 
 from models import directory
 from models.compile import (
+    ABANDONED_SECONDS,
     CHECK_FILE,
     PACKAGE_FILE,
     TOLERANCE,
+    UNFINISHED,
     PackageRefused,
     Target,
     check_images,
@@ -22,6 +26,7 @@ from models.compile import (
     load_package,
     package_path,
     refuse_disagreement,
+    remove_abandoned,
 )
 from models.config import BUNDLED_MODEL, CONFIG_FILE
 from models.networks import for_inference
@@ -57,8 +62,16 @@ def test_a_package_that_is_there_is_not_made_again(compiled_cache: Path):
     assert (path / PACKAGE_FILE).stat().st_mtime_ns == made
 
 
-def test_nothing_half_written_stays_in_the_cache(compiled_cache: Path):
-    assert not list(compiled_cache.glob(".compiling-*"))
+def test_what_a_killed_compiler_left_is_removed_once_it_is_old(tmp_path: Path):
+    young, old = tmp_path / f"{UNFINISHED}young", tmp_path / f"{UNFINISHED}old"
+    young.mkdir()
+    old.mkdir()
+    long_ago = time.time() - ABANDONED_SECONDS - 1
+    os.utime(old, (long_ago, long_ago))
+
+    remove_abandoned(tmp_path)
+
+    assert list(tmp_path.iterdir()) == [young]
 
 
 def test_a_changed_package_is_refused(package: Path):
