@@ -1,7 +1,6 @@
 """The engine process without workers: images/s over its own doorbell, beside the same package in a bare loop."""
 
 import itertools
-import os
 import select
 import socket
 import time
@@ -54,18 +53,20 @@ class EngineAlone:
         self._process.wait(30)
 
     def rate(self, seconds: float) -> float:
-        """Images/s while twice the batch cap is always waiting."""
+        """Images/s of about `seconds` while twice the batch cap is always waiting."""
         slots = itertools.cycle(range(SLOTS))
         self._order([next(slots) for _ in range(min(SLOTS, 2 * self.card["batch_cap"]))])
         done, owed = 0, min(SLOTS, 2 * self.card["batch_cap"])
         started = time.perf_counter()
-        while (now := time.perf_counter()) < started + seconds:
+        while time.perf_counter() < started + seconds:
             replies = self._replies()
             done += len(replies)
             self._order(replies)
         while owed:
-            owed -= len(self._replies())
-        return done / (now - started)
+            replies = self._replies()
+            done += len(replies)
+            owed -= len(replies)
+        return done / (time.perf_counter() - started)
 
     def _order(self, slots: list[int]) -> None:
         now = time.monotonic()
@@ -104,11 +105,10 @@ def compare(model: Path, cache: Path, metrics_dir: str, rounds: int, seconds: fl
         "cores": available_cores(),
         "batch": card["batch_cap"],
         "images_per_second_by_batch": card["images_per_second"],
-        "engine_images_per_second": median(engine for engine, _ in pairs),
-        "bare_loop_images_per_second": median(loop for _, loop in pairs),
+        "engine_images_per_second": round(median(engine for engine, _ in pairs), 1),
+        "bare_loop_images_per_second": round(median(loop for _, loop in pairs), 1),
         "ratio": {
-            "median": median(engine / loop for engine, loop in pairs),
+            "median": round(median(engine / loop for engine, loop in pairs), 3),
             "all": [round(engine / loop, 3) for engine, loop in pairs],
         },
-        "pid": os.getpid(),
     }

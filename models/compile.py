@@ -35,7 +35,7 @@ CHECK_FILE = "check.safetensors"  # images and the scores that eager float32 giv
 ENTRY_FILE = "entry.json"  # what the package was made for, for people
 
 # Largest |score - eager float32 score| of an image, as a part of its highest score, over check_images().
-# Measured: 2e-6 in float32; in bfloat16 0.006 to 0.06 at 224 pixels and 0.12 for the bundled digits (docs/decisions.md).
+# Measured: 2e-6 in float32; in bfloat16 0.006 to 0.06 at 224 pixels and 0.12 for the digits (docs/decisions.md).
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.25}
 CHECKED_IMAGES = 16
 UNFINISHED = ".compiling-"

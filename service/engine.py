@@ -20,6 +20,7 @@ os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "8192")
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from models import compile as compiler
 from models import cost, directory
@@ -175,7 +176,8 @@ class Engine:
     def _compute(self, form: Form, slots: list[int]) -> list[Status]:
         """Scores of the slots' pixels into the slots; what became of each."""
         images = len(slots)
-        np.take(self._arena.pixels, slots, axis=0, out=self._staging[:images])
+        # Slots are in range; with mode="raise" NumPy would copy everything twice.
+        np.take(self._arena.pixels, slots, axis=0, out=self._staging[:images], mode="clip")
         try:
             scores = form.scores(self._staging, images)
         except Exception:
@@ -184,10 +186,10 @@ class Engine:
                 raise
             return [Status.FAILED] * images
         self._arena.scores[slots] = scores
-        finite = [bool(np.isfinite(row).all()) for row in scores]
-        if all(finite):
+        finite: NDArray[np.bool_] = np.all(np.isfinite(scores), axis=1)
+        if finite.all():
             return [Status.OK] * images
-        log.error("the network returned NaN or infinity for %d of %d images", images - sum(finite), images)
+        log.error("the network returned NaN or infinity for %d of %d images", images - finite.sum(), images)
         return [Status.OK if good else Status.NOT_FINITE for good in finite]
 
     def _answer(
