@@ -103,19 +103,16 @@ def compile_package(cache: Path, directory: Path, target: Target) -> Path:
     path = package_path(cache, directory, target)
     if path.exists():
         return path
-    cache.mkdir(parents=True, exist_ok=True, mode=0o700)
-    _refuse_foreign(cache)
-    remove_abandoned(cache)
-    torch.set_num_threads(target.threads)
-    config, network = model_directory.load(directory)
-    reference = for_inference(network, config)
-    images = check_images(config.preprocessing.input_size)
-    with torch.inference_mode():
-        scores = reference(images)
-    _, network = model_directory.load(directory)
-    served = for_inference(network, config, target.torch_dtype).to(target.device)
-    unfinished = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=cache))
+    unfinished = _begin(cache)
     try:
+        torch.set_num_threads(target.threads)
+        config, network = model_directory.load(directory)
+        reference = for_inference(network, config)
+        images = check_images(config.preprocessing.input_size)
+        with torch.inference_mode():
+            scores = reference(images)
+        _, network = model_directory.load(directory)
+        served = for_inference(network, config, target.torch_dtype).to(target.device)
         started = time.monotonic()
         _export(served, images.to(target.device), unfinished / PACKAGE_FILE)
         save_file({"images": images, "scores": scores}, unfinished / CHECK_FILE)
@@ -136,6 +133,17 @@ def compile_package(cache: Path, directory: Path, target: Target) -> Path:
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return path
+
+
+def _begin(cache: Path) -> Path:
+    """A new unfinished directory in the cache, which is made where it is missing. Raises PackageRefused."""
+    try:
+        cache.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _refuse_foreign(cache)
+        remove_abandoned(cache)
+        return Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=cache))
+    except OSError as error:
+        raise PackageRefused(f"cannot write to {cache}: {error.strerror}; name another --cache-dir") from error
 
 
 def remove_abandoned(cache: Path) -> None:

@@ -106,6 +106,14 @@ def test_a_cache_that_others_can_write_is_refused(package: Path):
         load_package(package, TARGET)
 
 
+def test_a_cache_that_cannot_be_written_is_refused(tmp_path: Path):
+    file = tmp_path / "cache"
+    file.touch()
+
+    with pytest.raises(PackageRefused, match="cannot write to .*; name another --cache-dir"):
+        compile_package(file, BUNDLED_MODEL, TARGET)
+
+
 def test_bfloat16_stays_within_its_tolerance():
     config, network = directory.load(BUNDLED_MODEL)
     images = check_images(config.preprocessing.input_size)
