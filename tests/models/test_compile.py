@@ -110,7 +110,7 @@ def test_a_cache_that_cannot_be_written_is_refused(tmp_path: Path):
     file = tmp_path / "cache"
     file.touch()
 
-    with pytest.raises(PackageRefused, match="cannot write to .*; name another --cache-dir"):
+    with pytest.raises(PackageRefused, match=r"cannot write to .*; name another --cache-dir"):
         compile_package(file, BUNDLED_MODEL, TARGET)
 
 
