@@ -42,7 +42,8 @@ def receive(channel: socket.socket) -> Message | None:
     try:
         payload, fds, _, _ = socket.recv_fds(channel, MAX_MESSAGE_BYTES, MAX_FDS)
     except ConnectionResetError:
-        return None
+        # Linux says once that the other process ended with messages unread; what it sent itself can be read after that.
+        payload, fds, _, _ = socket.recv_fds(channel, MAX_MESSAGE_BYTES, MAX_FDS)
     if not payload:
         return None
     fields = json.loads(payload)

@@ -52,7 +52,7 @@ def test_no_answer_is_lost_or_wrong_while_the_compiled_network_is_swapped_in(tmp
 
         assert wrong == []
         assert at_swap > 100
-        assert not service.children("service.compiler")
+        wait_until(lambda: not service.children("service.compiler"), 30, "the compiler has ended")
         assert [path.name[0] for path in (tmp_path / "cache").iterdir()] == ["c"]  # one package, nothing unfinished
         assert not [line for line in service.log if line["level"] in ("error", "unformatted")]
 
