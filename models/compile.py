@@ -21,12 +21,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch._C._aoti import AOTIModelPackageLoader
 
-import models.coordatt
-import models.mobilenetv2
-import models.networks
 from models import directory as model_directory
 from models.config import CONFIG_FILE
-from models.networks import Classifier, for_inference
+from models.inference import Classifier, for_inference
 
 Run = Callable[[Tensor], Tensor]
 
@@ -45,7 +42,7 @@ MAX_BATCH = 1024
 SINGLE_THREAD_MULTIPLY_ADDS = 20_000_000
 
 # What the arithmetic depends on: a change of these files must not find an older package.
-SOURCES = (models.coordatt, models.mobilenetv2, models.networks)
+SOURCES = (Path(__file__).with_name("inference.py"), *sorted((Path(__file__).parent / "networks").glob("*.py")))
 
 
 class PackageRefused(Exception):
@@ -87,7 +84,7 @@ def package_path(cache: Path, directory: Path, target: Target) -> Path:
         **asdict(target),
         "config": hashlib.sha256((directory / CONFIG_FILE).read_bytes()).hexdigest(),
         "weights": model_directory.weights_digest(directory),
-        "sources": [hashlib.sha256(Path(str(module.__file__)).read_bytes()).hexdigest() for module in SOURCES],
+        "sources": [hashlib.sha256(source.read_bytes()).hexdigest() for source in SOURCES],
         "torch": torch.__version__,
         "hardware": _hardware(target.device),
     }

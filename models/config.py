@@ -9,6 +9,8 @@ CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 BUNDLED_MODEL = Path(__file__).parent / "bundled" / "digits"
 
+Family = Literal["mobilenetv2", "mobilenext", "efficientnet_b0"]
+Attention = Literal["ca", "se", "cbam", "none"]
 Channels = Annotated[tuple[float, float, float], Field(description="red, green, blue; of pixels scaled to 0..1")]
 
 
@@ -23,8 +25,8 @@ class _Strict(BaseModel):
 class Network(_Strict):
     """Which network to build; `models.networks.create` does."""
 
-    family: Literal["mobilenetv2"]
-    attention: Literal["ca", "none"] = "ca"
+    family: Family
+    attention: Attention = "ca"
     width: float = Field(default=1.0, gt=0, le=4)
 
     @property

@@ -66,7 +66,7 @@ def predict(options: argparse.Namespace) -> int:
         import torch
 
         from models import directory
-        from models.networks import for_inference
+        from models.inference import for_inference
 
         classifier = for_inference(directory.load(options.model)[1], config)
         writer = AnswerWriter(config.name, config.labels)
@@ -96,8 +96,8 @@ def compile_(options: argparse.Namespace) -> int:
 
 def train(options: argparse.Namespace) -> int:
     from models.config import Network
-    from models.digits import DataError
-    from models.train import train
+    from models.training.digits import DataError
+    from models.training.train import train
 
     try:
         network = Network(family="mobilenetv2", attention=options.attention, width=options.width)
@@ -111,8 +111,8 @@ def train(options: argparse.Namespace) -> int:
 
 
 def evaluate(options: argparse.Namespace) -> int:
-    from models.digits import DataError
-    from models.evaluate import evaluate
+    from models.training.digits import DataError
+    from models.training.evaluate import evaluate
 
     try:
         print(evaluate(options.model, options.data))

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from models import compile as compiler
 from models import directory
 from models.compile import Run, Target
-from models.networks import for_inference
+from models.inference import for_inference
 from service import batch_curve
 
 Images = NDArray[np.uint8]

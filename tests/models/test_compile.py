@@ -29,7 +29,7 @@ from models.compile import (
     remove_abandoned,
 )
 from models.config import BUNDLED_MODEL, CONFIG_FILE
-from models.networks import for_inference
+from models.inference import for_inference
 from tests.conftest import noise
 
 TARGET = Target("cpu", "float32", 1)

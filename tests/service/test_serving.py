@@ -15,7 +15,7 @@ from loadtests.running import RunningService, wait_until
 from models import directory
 from models.config import BUNDLED_MODEL
 from models.images import Picture
-from models.networks import for_inference
+from models.inference import for_inference
 from tests.conftest import DIGITS, encode, noise
 
 SEVEN = (DIGITS / "dejavu-sans-7.png").read_bytes()

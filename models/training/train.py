@@ -12,12 +12,13 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from models import digits
 from models.config import ModelConfig, Network
 from models.directory import save
-from models.drawn_digits import ON_CANVAS, TrainingDigits
-from models.evaluate import Evaluation, score
-from models.networks import create, for_inference
+from models.inference import for_inference
+from models.networks import create
+from models.training import digits
+from models.training.drawn_digits import ON_CANVAS, TrainingDigits
+from models.training.evaluate import Evaluation, score
 
 EPOCH_BATCHES = 100  # varied digits never run out, so an epoch is a number of batches
 BATCH = 64

@@ -1,18 +1,12 @@
-"""Builds a network from its configuration and puts it into the form that is served."""
+"""Puts a network into the form that is served: batch norm folded, pixels in, scores out."""
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from models.config import ModelConfig, Network, Preprocessing
-from models.coordatt import CoordAtt
-from models.mobilenetv2 import MobileNetV2
-
-
-def create(network: Network, num_classes: int) -> nn.Module:
-    """A freshly initialised network: normalised images [N, 3, H, W] to logits [N, num_classes]."""
-    return MobileNetV2(num_classes, network.width, network.attention)
+from models.config import ModelConfig, Preprocessing
+from models.networks.coordatt import CoordAtt
 
 
 class Classifier(nn.Module):

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import torch
 
-from models import digits
 from models.directory import load
-from models.networks import Classifier, for_inference
+from models.inference import Classifier, for_inference
+from models.training import digits
 
 BATCH = 256
 

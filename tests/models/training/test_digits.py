@@ -9,16 +9,16 @@ import torch
 from PIL import Image, ImageDraw
 from safetensors.torch import load_file
 
-from models import digits
 from models.config import BUNDLED_MODEL, WEIGHTS_FILE, Network, read_config
 from models.directory import load
-from models.drawn_digits import ON_CANVAS, TrainingDigits, segments
-from models.evaluate import evaluate
 from models.images import Picture
-from models.networks import Classifier, for_inference
-from models.train import train
+from models.inference import Classifier, for_inference
+from models.training import digits
+from models.training.drawn_digits import ON_CANVAS, TrainingDigits, segments
+from models.training.evaluate import evaluate
+from models.training.train import train
 
-PICTURES = Path(__file__).parents[1] / "data" / "digits"
+PICTURES = Path(__file__).parents[2] / "data" / "digits"
 
 # The strokes of a written hand, in a canvas 280 pixels square.
 WRITTEN = {

@@ -6,9 +6,10 @@ import torch
 
 from models import cost
 from models.config import Network, Preprocessing
-from models.coordatt import CoordAtt
-from models.mobilenetv2 import MobileNetV2
-from models.networks import Classifier, create, fold_batch_norm
+from models.inference import Classifier, fold_batch_norm
+from models.networks import create
+from models.networks.coordatt import CoordAtt
+from models.networks.mobilenetv2 import MobileNetV2
 from tests.models.recipe import REFERENCE, relative_error, weights
 
 # The agreement that the reference outputs ask of float32.

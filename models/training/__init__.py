@@ -1,0 +1,1 @@
+"""Training and measuring networks: the digits that come along, and folders of pictures."""
