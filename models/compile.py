@@ -15,7 +15,6 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -23,7 +22,7 @@ from torch._C._aoti import AOTIModelPackageLoader
 
 from models import directory as model_directory
 from models.config import CONFIG_FILE
-from models.inference import Classifier, for_inference
+from models.inference import Classifier, check_images, for_inference
 
 Run = Callable[[Tensor], Tensor]
 
@@ -34,7 +33,6 @@ ENTRY_FILE = "entry.json"  # what the package was made for, for people
 # Largest |score - eager float32 score| of an image, as a part of its highest score, over check_images().
 # Measured: 2e-6 in float32; in bfloat16 0.006 to 0.06 at 224 pixels and 0.12 for the digits (docs/decisions.md).
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.25}
-CHECKED_IMAGES = 16
 UNFINISHED = ".compiling-"
 ABANDONED_SECONDS = 3600.0  # far beyond what compiling takes
 MAX_BATCH = 1024
@@ -186,17 +184,6 @@ def refuse_disagreement(run: Run, images: Tensor, scores: Tensor, dtype: str) ->
 def jit(classifier: Classifier) -> Run:
     """torch.compile for static batch sizes; each new one compiles for 20 to 60 s when first called."""
     return torch.compile(classifier, fullgraph=True, dynamic=False, options={"freezing": True})
-
-
-def check_images(size: int) -> Tensor:
-    """Images uint8 [CHECKED_IMAGES, size, size, 3], from smooth to noisy, the same at every call."""
-    generator = np.random.default_rng(0)
-    images = []
-    for index in range(CHECKED_IMAGES):
-        coarse = generator.random((3, 3 + index, 3 + index), dtype=np.float32)
-        smooth = torch.nn.functional.interpolate(torch.from_numpy(coarse)[None], (size, size), mode="bilinear")
-        images.append(smooth[0].permute(1, 2, 0))
-    return (torch.stack(images) * 255).to(torch.uint8)
 
 
 def _export(classifier: Classifier, images: Tensor, path: Path) -> None:

@@ -1,7 +1,8 @@
 """What a model directory's config.json says: the network, how pixels reach it, and its labels. Needs no torch."""
 
+import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -34,6 +35,17 @@ class Network(_Strict):
         """Such as `mobilenetv2_ca_100`."""
         return f"{self.family}_{self.attention}_{round(self.width * 100):03d}"
 
+    @classmethod
+    def parse(cls, name: str) -> "Network":
+        """The network of a name. Raises ValueError."""
+        match = re.fullmatch(r"(.+)_([a-z]+)_(\d{3})", name)
+        if match and match[1] in get_args(Family) and match[2] in get_args(Attention) and match[3] != "000":
+            return cls(family=match[1], attention=match[2], width=int(match[3]) / 100)  # type: ignore[arg-type]
+        raise ValueError(
+            f"{name!r} is no network; a name is one of {', '.join(get_args(Family))}, then one of "
+            f"{', '.join(get_args(Attention))}, then the width in hundredths, such as mobilenetv2_ca_100"
+        )
+
 
 class Preprocessing(_Strict):
     """From a decoded picture to what the network sees, in timm's words."""
@@ -61,6 +73,7 @@ class ModelConfig(_Strict):
     network: Network
     preprocessing: Preprocessing
     labels: tuple[str, ...] = Field(min_length=2)
+    weights_sha256: str | None = Field(default=None, description="of model.safetensors; not checked if absent")
     training: dict[str, Any] = Field(default_factory=dict, description="how the weights came to be; not interpreted")
 
     @property

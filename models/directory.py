@@ -1,7 +1,6 @@
 """Model directories: config.json and model.safetensors, read and written as one."""
 
 import hashlib
-import os
 from pathlib import Path
 
 import torch
@@ -10,11 +9,12 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import nn
 
+from models import files
 from models.config import CONFIG_FILE, WEIGHTS_FILE, ModelConfig, ModelDirectoryError, read_config
-from models.networks import create
+from models.networks import ConvNet, create
 
 
-def load(directory: Path) -> tuple[ModelConfig, nn.Module]:
+def load(directory: Path) -> tuple[ModelConfig, ConvNet]:
     """The configuration and its network with float32 weights, in eval mode. Raises ModelDirectoryError."""
     config = read_config(directory)
     path = directory / WEIGHTS_FILE
@@ -22,6 +22,11 @@ def load(directory: Path) -> tuple[ModelConfig, nn.Module]:
         weights = load_file(path)
     except (OSError, SafetensorError) as error:
         raise ModelDirectoryError(f"cannot read the weights {path}: {error}") from error
+    if config.weights_sha256 and config.weights_sha256 != weights_digest(directory):
+        raise ModelDirectoryError(
+            f"{path} is not the file that {directory / CONFIG_FILE} was written with (weights_sha256): "
+            "write the directory again, or, if you meant to change the weights, remove that field"
+        )
     network = create(config.network, config.num_classes)
     if differences := compare(network.state_dict(), weights):
         raise ModelDirectoryError(
@@ -33,15 +38,16 @@ def load(directory: Path) -> tuple[ModelConfig, nn.Module]:
 
 
 def save(directory: Path, config: ModelConfig, network: nn.Module) -> None:
-    """Write a model directory; each file appears whole or not at all."""
+    """Write a model directory; each file appears whole or not at all. Raises OSError.
+
+    The configuration comes last and bears the digest of the weights, so that load() refuses the one
+    with another's weights.
+    """
+    weights = to_bytes({name: tensor.contiguous().cpu() for name, tensor in network.state_dict().items()})
+    config = config.model_copy(update={"weights_sha256": hashlib.sha256(weights).hexdigest()})
     directory.mkdir(parents=True, exist_ok=True)
-    weights = {name: tensor.contiguous().cpu() for name, tensor in network.state_dict().items()}
-    unfinished = directory / f".{WEIGHTS_FILE}.part"
-    unfinished.write_bytes(to_bytes(weights))
-    _publish(unfinished, directory / WEIGHTS_FILE)
-    unfinished = directory / f".{CONFIG_FILE}.part"
-    unfinished.write_text(config.model_dump_json(indent=2) + "\n")
-    _publish(unfinished, directory / CONFIG_FILE)
+    files.write(directory / WEIGHTS_FILE, weights)
+    files.write(directory / CONFIG_FILE, (config.model_dump_json(indent=2) + "\n").encode())
 
 
 def weights_digest(directory: Path) -> str:
@@ -66,9 +72,3 @@ def compare(expected: dict[str, torch.Tensor], found: dict[str, torch.Tensor], l
         for kind, names in kinds.items()
         if names
     ]
-
-
-def _publish(unfinished: Path, path: Path) -> None:
-    with unfinished.open("rb") as file:
-        os.fsync(file.fileno())
-    unfinished.replace(path)

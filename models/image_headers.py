@@ -21,8 +21,7 @@ def read_header(data: bytes) -> tuple[str, int, int]:
     """Format as Pillow names it (JPEG, PNG, WEBP), width and height. Raises UnsupportedImage, MalformedImage."""
     try:
         if data.startswith(b"\xff\xd8\xff"):
-            height, width, _, _ = simplejpeg.decode_jpeg_header(data, strict=False)
-            return "JPEG", width, height
+            return "JPEG", *_jpeg_size(data)
         if data.startswith(b"\x89PNG\r\n\x1a\n"):
             # The IHDR chunk comes first: PNG specification, section 5.6.
             return "PNG", *struct.unpack_from(">II", data, 16)
@@ -31,6 +30,14 @@ def read_header(data: bytes) -> tuple[str, int, int]:
     except (ValueError, struct.error) as error:
         raise MalformedImage(f"broken image header: {error}") from error
     raise UnsupportedImage("not a JPEG, PNG or WebP image")
+
+
+def _jpeg_size(data: bytes) -> tuple[int, int]:
+    try:
+        height, width, _, _ = simplejpeg.decode_jpeg_header(data, strict=False)
+    except KeyError as error:  # it looks up -1 as a colour space where the header ends too early
+        raise ValueError("it ends too early") from error
+    return width, height
 
 
 def _webp_size(data: bytes) -> tuple[int, int]:

@@ -48,15 +48,25 @@ class Picture:
         Upright (EXIF), transparency over white, the shorter side resized to `resize_size` and the
         centre cropped, as torchvision's Resize and CenterCrop do.
         """
-        shorter = preprocessing.resize_size * REDUCING_GAP
+        image = self.decode(preprocessing.resize_size)
+        try:
+            return np.asarray(_resize_and_crop(image, preprocessing))
+        except ValueError as error:  # less than a pixel wide once it is resized
+            raise MalformedImage(f"{image.width}x{image.height} pixels cannot be resized: {error}") from error
+
+    def decode(self, shorter: int) -> Image.Image:
+        """The whole picture, upright, RGB, transparency over white. Raises MalformedImage.
+
+        It may be a fraction of its size, as long as it can still be resized well to `shorter` pixels
+        of the shorter side.
+        """
+        shorter *= REDUCING_GAP
         try:
             image = self._decode_jpeg(shorter) if self.format == "JPEG" else None
-            if image is None:
-                image = self._decode_any(shorter)
+            return image if image is not None else self._decode_any(shorter)
         # Broken files make the decoders raise nearly anything (OSError, SyntaxError, struct.error, …).
         except Exception as error:
             raise MalformedImage(f"broken {self.format} image: {error}") from error
-        return np.asarray(_resize_and_crop(image, preprocessing))
 
     def _decode_jpeg(self, shorter: int) -> Image.Image | None:
         """libjpeg-turbo without Pillow's overhead; None where Pillow knows better (CMYK, benign errors)."""

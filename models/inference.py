@@ -1,5 +1,6 @@
 """Puts a network into the form that is served: batch norm folded, pixels in, scores out."""
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -7,6 +8,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from models.config import ModelConfig, Preprocessing
 from models.networks.coordatt import CoordAtt
+
+CHECKED_IMAGES = 16
 
 
 class Classifier(nn.Module):
@@ -70,3 +73,14 @@ def replace_pointwise(module: nn.Module) -> None:
         if isinstance(child, nn.Conv2d) and child.kernel_size == child.stride == (1, 1) and child.groups == 1:
             setattr(module, name, Pointwise(child))
         replace_pointwise(child)
+
+
+def check_images(size: int) -> Tensor:
+    """Images uint8 [CHECKED_IMAGES, size, size, 3], from smooth to noisy, the same at every call."""
+    generator = np.random.default_rng(0)
+    images = []
+    for index in range(CHECKED_IMAGES):
+        coarse = generator.random((3, 3 + index, 3 + index), dtype=np.float32)
+        smooth = torch.nn.functional.interpolate(torch.from_numpy(coarse)[None], (size, size), mode="bilinear")
+        images.append(smooth[0].permute(1, 2, 0))
+    return (torch.stack(images) * 255).to(torch.uint8)

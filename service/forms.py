@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from models import compile as compiler
 from models import directory
 from models.compile import Run, Target
-from models.inference import for_inference
+from models.inference import check_images, for_inference
 from service import batch_curve
 
 Images = NDArray[np.uint8]
@@ -69,7 +69,7 @@ def jit(model: Path, target: Target, staging: Images) -> Form:
     From then on a batch of another size is an error and not a compilation.
     """
     config, network = directory.load(model)
-    images = compiler.check_images(config.preprocessing.input_size)
+    images = check_images(config.preprocessing.input_size)
     with torch.inference_mode():
         expected = for_inference(network, config)(images)
     _, network = directory.load(model)  # folding changed the first in place

@@ -1,70 +1,45 @@
-"""scikit-learn's handwritten digits: 8x8 scans, light on dark, split into training and held-out."""
+"""The digits that come along, as something to learn from: varied ones that never run out, and the scans held out."""
 
-import io
-from dataclasses import dataclass
+from collections.abc import Iterator
 
-import numpy as np
-import torch
-from PIL import Image
-from torch import Tensor
+from torch import Generator
 
 from models.config import Preprocessing
-from models.images import Picture, Pixels
+from models.training import scanned_digits
+from models.training.data import Examples
+from models.training.drawn_digits import ON_CANVAS, TrainingDigits
 
 NAME = "digits"
-LABELS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-SIZE = 32
-PREPROCESSING = Preprocessing(
-    input_size=SIZE, resize_size=SIZE, interpolation="bilinear", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)
-)
-
-HELD_OUT = 0.2
-SPLIT_SEED = 0
-BRIGHTEST = 16  # scikit-learn's scans count the inked pixels of 4x4 cells
+DESCRIPTION = "Handwritten and printed digits: scikit-learn's 8x8 scans, and digits drawn from paths and a font."
+EPOCH_BATCHES = 100  # varied digits never run out, so an epoch is a number of batches
+HELD_OUT_BATCH = 256
+# Small digits of any colour anywhere in the picture teach a new network next to nothing for hundreds of steps. What
+# fills the frame, light on dark, it learns in a hundred, and then keeps up as the pictures become harder.
+EASY = 0.35  # of all steps, over which difficulty rises from 0 to 1
 
 
-class DataError(Exception):
-    """Training or evaluation data that cannot be had; the message says what to do."""
+class DigitsSource:
+    """Varied digits for a training of `epochs`, and the held-out scans as they are. Raises DataError."""
+
+    labels = scanned_digits.LABELS
+    preprocessing = scanned_digits.PREPROCESSING
+
+    def __init__(self, epochs: int, batch_size: int, seed: int, epoch_batches: int = EPOCH_BATCHES) -> None:
+        self.epoch_batches = epoch_batches
+        self._steps, self._batch_size, self._seed = epochs * epoch_batches, batch_size, seed
+        scans, _ = scanned_digits.load(ON_CANVAS)
+        self._varied = TrainingDigits(scans)
+
+    def epoch(self, number: int) -> Iterator[Examples]:
+        generator = Generator().manual_seed(self._seed * 1_000_003 + number)
+        for step in range(number * self.epoch_batches, (number + 1) * self.epoch_batches):
+            yield self._varied.batch(self._batch_size, generator, min(1.0, step / (EASY * self._steps)))
+
+    def held_out(self) -> Iterator[Examples]:
+        return held_out(self.preprocessing)
 
 
-@dataclass(frozen=True)
-class Examples:
-    """Pictures as the service's workers hand them to the network, and what they show."""
-
-    pixels: Tensor
-    """uint8 [N, SIZE, SIZE, 3]"""
-    targets: Tensor
-    """int64 [N], indices into LABELS"""
-
-
-def check_name(data: str) -> None:
-    """Raise DataError unless `data` names this data set."""
-    if data != NAME:
-        raise DataError(f"unknown data {data!r}; there is {NAME!r}")
-
-
-def load(preprocessing: Preprocessing = PREPROCESSING) -> tuple[Examples, Examples]:
-    """Training (80 %) and held-out (20 %) scans, the split stratified. Raises DataError without scikit-learn."""
-    try:
-        from sklearn.datasets import load_digits
-        from sklearn.model_selection import train_test_split
-    except ImportError as error:
-        raise DataError(f"the digits come with scikit-learn ({error}): pip install 'coordserve[train]'") from error
-    images, targets = load_digits(return_X_y=True)
-    pictures = np.round(images.reshape(-1, 8, 8) * (255 / BRIGHTEST)).astype(np.uint8)
-    parts = train_test_split(pictures, targets, test_size=HELD_OUT, stratify=targets, random_state=SPLIT_SEED)
-    train, held_out, train_targets, held_out_targets = parts
-    return (
-        Examples(_served(train, preprocessing), torch.from_numpy(train_targets).long()),
-        Examples(_served(held_out, preprocessing), torch.from_numpy(held_out_targets).long()),
-    )
-
-
-def _served(pictures: Pixels, preprocessing: Preprocessing) -> Tensor:
-    """Each picture [8, 8] as if its PNG had been posted."""
-    decoded = []
-    for picture in pictures:
-        png = io.BytesIO()
-        Image.fromarray(picture).save(png, "PNG")
-        decoded.append(Picture(png.getvalue()).pixels(preprocessing))
-    return torch.from_numpy(np.stack(decoded))
+def held_out(preprocessing: Preprocessing) -> Iterator[Examples]:
+    """The held-out scans, in batches, seen with any preprocessing. Raises DataError."""
+    _, scans = scanned_digits.load(preprocessing)
+    return scans.split(HELD_OUT_BATCH)

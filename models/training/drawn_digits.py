@@ -17,7 +17,8 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from models.training.digits import PREPROCESSING, SIZE, Examples
+from models.training.data import Examples
+from models.training.scanned_digits import PREPROCESSING, SIZE
 
 # Pictures are drawn on a canvas twice as fine as what the network sees and shrunk as the service shrinks a photo.
 CANVAS = 2 * SIZE

@@ -1,156 +1,196 @@
-"""Trains a network and writes its model directory; the same arguments give the same weights on the same machine."""
+"""Trains a network on the digits or on a folder of pictures, and writes its model directory."""
 
 import copy
-import math
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import os
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import torch
-from torch import Generator, Tensor, nn
-from torch.nn import functional as F
 
-from models.config import ModelConfig, Network
-from models.directory import save
+from models import directory, imagenet
+from models.config import ModelConfig, ModelDirectoryError, Network, Preprocessing
 from models.inference import for_inference
-from models.networks import create
-from models.training import digits
-from models.training.drawn_digits import ON_CANVAS, TrainingDigits
+from models.networks import ConvNet, create
+from models.training import charts, checkpoint, digits, folders, record
+from models.training.data import DataError, Examples, Source
 from models.training.evaluate import Evaluation, score
+from models.training.fit import Recipe, State, fit, reproducible
+from models.training.folders import Split, Track, untracked
+from models.training.pictures import PictureSource
 
-EPOCH_BATCHES = 100  # varied digits never run out, so an epoch is a number of batches
-BATCH = 64
-THREADS = 2  # sums are rounded differently on another number of threads, so that it is part of the recipe
-
-LEARNING_RATE = 3e-3
-WARM_UP = 0.06  # of all steps
-WEIGHT_DECAY = 0.05
-LABEL_SMOOTHING = 0.05
-# Small digits of any colour anywhere in the picture teach a new network next to nothing for hundreds of steps. What
-# fills the frame, light on dark, it learns in a hundred, and then keeps up as the pictures become harder.
-EASY = 0.35  # of all steps, over which difficulty rises from 0 to 1
-AVERAGED_STEPS = 200  # the weights saved are a mean of about the last 200 steps'
-
-Batches = Callable[[int, float], tuple[Tensor, Tensor]]
-"""batches(size, difficulty 0..1): images uint8 [size, H, W, 3] and targets int64 [size], others at each call"""
+DIGITS_THREADS = 2  # sums are rounded differently on another number of threads, so that it is part of the recipe
+HEAD = "classifier."
 
 
-def train(
-    data: str,
-    out: Path,
-    network: Network,
-    epochs: int,
-    seed: int,
-    *,
-    epoch_batches: int = EPOCH_BATCHES,
-    threads: int = THREADS,
-    report: Callable[[str], None] = print,
-) -> Evaluation:
-    """Train `network` on the training part of `data`, write the model directory `out`, and measure it held-out.
+@dataclass(frozen=True)
+class Job:
+    """One training: what `coordserve train` was asked for."""
 
-    The held-out part is looked at once, after the last step. `report` takes a line an epoch. Raises DataError.
+    data: str
+    """`digits`, or a folder with a folder of pictures for each class"""
+    out: Path
+    network: Network
+    recipe: Recipe
+    init: Path | None = None
+    """a model directory whose weights to begin with; its head stays behind unless the labels are the same"""
+    input_size: int | None = None
+    """pixels; None takes that of `init`, or 224"""
+    mirror: bool = True
+    """whether a picture may be seen mirrored; the digits never are"""
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Who is told how a training goes."""
+
+    report: Callable[[str], None] = print
+    """takes lines for people"""
+    track: Track = untracked
+    """shows how far the first pass over the pictures has come"""
+    progress: bool = False
+    """whether to draw a bar on stderr"""
+
+
+def train(job: Job, watch: Watch = Watch()) -> Evaluation:
+    """Do a job to its end, and say what the result makes of the held-out pictures.
+
+    A job that was stopped goes on after its last whole epoch. Raises DataError,
+    ModelDirectoryError, CheckpointError, OSError.
     """
-    digits.check_name(data)
-    scans, _ = digits.load(ON_CANVAS)
-    _, held_out = digits.load()
+    initial = directory.load(job.init) if job.init else None
+    source, split = _source(job, initial[0] if initial else None, watch)
     config = ModelConfig(
-        name=data,
-        description="Handwritten and printed digits: scikit-learn's 8x8 scans, and digits drawn from paths and a font.",
-        network=network,
-        preprocessing=digits.PREPROCESSING,
-        labels=digits.LABELS,
+        name=_name(job),
+        description=digits.DESCRIPTION if split is None else "",
+        network=job.network,
+        preprocessing=source.preprocessing,
+        labels=source.labels,
     )
-    with reproducible(seed, threads):
-        source, generator = TrainingDigits(scans), Generator().manual_seed(seed)
+    settings = _settings(job, source, split)
+    unfinished = job.out / record.DIRECTORY / record.CHECKPOINT
+    unfinished.parent.mkdir(parents=True, exist_ok=True)
+    threads = DIGITS_THREADS if split is None else len(os.sched_getaffinity(0))
+    with reproducible(job.recipe.seed, threads):
+        network = create(job.network, config.num_classes)
+        if initial:
+            watch.report(transfer(network, config, *initial))
+        state = State.start(network, job.recipe, torch.device(job.device))
+        if unfinished.exists():
+            checkpoint.restore(unfinished, state, settings)
+            watch.report(f"goes on after epoch {len(state.history)}, which {unfinished} has")
+        if split:
+            record.write_pictures(job.out, split)
 
-        def batches(size: int, difficulty: float) -> tuple[Tensor, Tensor]:
-            examples = source.batch(size, generator, difficulty)
-            return examples.pixels, examples.targets
+        def after_epoch(state: State) -> None:
+            checkpoint.save(unfinished, state, settings)
+            record.write_curves(job.out, state.history)
+            watch.report(_line(state, job.recipe))
 
-        trained = fit(config, batches, epochs, epoch_batches, report)
-        evaluation = score(for_inference(copy.deepcopy(trained), config), held_out, config.labels)
+        fit(state, source, job.recipe, after_epoch, progress=watch.progress)
+        trained = create(job.network, config.num_classes)
+        trained.load_state_dict(state.weights)
+        evaluation = score(for_inference(copy.deepcopy(trained), config), source.held_out(), config.labels)
     training = {
-        "command": f"coordserve train --data {data} --width {network.width} --epochs {epochs} --seed {seed}",
-        "data": data,
-        "epochs": epochs,
-        "images_per_epoch": epoch_batches * BATCH,
-        "seed": seed,
+        **settings,
+        "epochs_done": len(state.history),
         "threads": threads,
         "torch": torch.__version__,
         "held_out_correct": evaluation.correct,
         "held_out_total": evaluation.total,
         "held_out_accuracy": round(evaluation.accuracy, 4),
     }
-    save(out, config.model_copy(update={"training": training}), trained)
+    directory.save(job.out, config.model_copy(update={"training": training}), trained)
+    _draw(job.out / record.DIRECTORY, state, source, evaluation)
+    unfinished.unlink()
     return evaluation
 
 
-def fit(
-    config: ModelConfig, batches: Batches, epochs: int, epoch_batches: int, report: Callable[[str], None]
-) -> nn.Module:
-    """A new network of `config`, trained: AdamW, a cosine after a warm-up, smoothed labels, averaged weights."""
-    network = create(config.network, config.num_classes).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    averaged = copy.deepcopy(network)
-    mean = torch.tensor(config.preprocessing.mean) * 255
-    std = torch.tensor(config.preprocessing.std) * 255
-    matrices = [parameter for parameter in network.parameters() if parameter.ndim > 1]
-    vectors = [parameter for parameter in network.parameters() if parameter.ndim <= 1]
-    groups: list[dict[str, Any]] = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, weight_decay=WEIGHT_DECAY)
-    steps = epochs * epoch_batches
-    network.train()
-    for epoch in range(epochs):
-        started, loss_sum, right = time.monotonic(), 0.0, 0
-        for step in range(epoch * epoch_batches, (epoch + 1) * epoch_batches):
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(step, steps)
-            images, targets = batches(BATCH, min(1.0, step / (EASY * steps)))
-            logits = network(((images - mean) / std).permute(0, 3, 1, 2))
-            loss = F.cross_entropy(logits, targets, label_smoothing=LABEL_SMOOTHING)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            average(averaged, network, step)
-            loss_sum += loss.item()
-            right += int((logits.argmax(dim=1) == targets).sum())
-        report(
-            f"epoch {epoch + 1:>{len(str(epochs))}}/{epochs}  loss {loss_sum / epoch_batches:.3f}"
-            f"  top-1 {right / (epoch_batches * BATCH):.1%}  {time.monotonic() - started:.0f} s"
+def transfer(network: ConvNet, config: ModelConfig, initial_config: ModelConfig, initial: ConvNet) -> str:
+    """Give `network` the weights of `initial`, without its head where the labels differ; what was done, for people.
+
+    Raises ModelDirectoryError where they are not the same network.
+    """
+    same_labels = config.labels == initial_config.labels
+
+    def body(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {name: value for name, value in weights.items() if same_labels or not name.startswith(HEAD)}
+
+    weights = body(initial.state_dict())
+    if differences := directory.compare(body(network.state_dict()), weights):
+        raise ModelDirectoryError(
+            f"--init has {initial_config.network.name}, and --network is {config.network.name}: "
+            f"{'; '.join(differences)}; leave --network out to take that of --init"
         )
-    return averaged.eval()
+    network.load_state_dict({**network.state_dict(), **weights})
+    head = "with its head" if same_labels else f"with a new head for {config.num_classes} classes"
+    return f"begins with the weights of {initial_config.name} ({initial_config.network.name}), {head}"
 
 
-def learning_rate(step: int, steps: int) -> float:
-    """Of one step of all: up to LEARNING_RATE in a straight line, then down to 0 along a cosine."""
-    warm_up = math.ceil(steps * WARM_UP)
-    if step < warm_up:
-        return LEARNING_RATE * (step + 1) / warm_up
-    return LEARNING_RATE * 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(1, steps - warm_up)))
+def _source(job: Job, initial: ModelConfig | None, watch: Watch) -> tuple[Source, Split | None]:
+    recipe = job.recipe
+    if job.data == digits.NAME:
+        if job.input_size not in (None, digits.DigitsSource.preprocessing.input_size):
+            raise DataError(f"the digits are seen at {digits.DigitsSource.preprocessing.input_size} pixels, no others")
+        return digits.DigitsSource(recipe.epochs, recipe.batch_size, recipe.seed), None
+    preprocessing = initial.preprocessing if initial else imagenet.PREPROCESSING
+    if job.input_size:
+        resize_size = round(job.input_size * preprocessing.resize_size / preprocessing.input_size)
+        sizes = {"input_size": job.input_size, "resize_size": resize_size}
+        preprocessing = Preprocessing.model_validate(preprocessing.model_dump() | sizes)
+    split = folders.read_split(Path(job.data), preprocessing, watch.track)
+    if split.skipped:
+        watch.report(folders.describe(split.skipped))
+    watch.report(
+        f"{len(split.train)} pictures of {len(split.labels)} classes to learn from, {len(split.held_out)} held out"
+    )
+    return PictureSource(split, preprocessing, recipe.batch_size, recipe.seed, job.mirror), split
 
 
-@torch.no_grad()
-def average(averaged: nn.Module, network: nn.Module, step: int) -> None:
-    """Move `averaged`, batch statistics and all, a little towards `network`; far at first, where it knows nothing."""
-    share = max(1 / AVERAGED_STEPS, 1 / (step + 1))
-    for mean, value in zip(averaged.state_dict().values(), network.state_dict().values(), strict=True):
-        if value.is_floating_point():
-            mean.lerp_(value, share)
-        else:
-            mean.copy_(value)
+def _settings(job: Job, source: Source, split: Split | None) -> dict[str, str | int | float | bool | None]:
+    """What the result depends on: kept with it, and compared before going on with an unfinished training."""
+    return {
+        "data": job.data,
+        "network": job.network.name,
+        "init": str(job.init) if job.init else None,
+        "input_size": source.preprocessing.input_size,
+        "mirror": job.mirror and split is not None,
+        "pictures": len(split.train) if split else None,
+        "epoch_batches": source.epoch_batches,
+        **asdict(job.recipe),
+    }
 
 
-@contextmanager
-def reproducible(seed: int, threads: int) -> Iterator[None]:
-    """Seeded, deterministic and on a fixed number of threads; afterwards as before."""
-    threads_before, deterministic_before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        torch.set_num_threads(threads)
-        torch.use_deterministic_algorithms(True)
-        try:
-            yield
-        finally:
-            torch.use_deterministic_algorithms(deterministic_before)
-            torch.set_num_threads(threads_before)
+def _name(job: Job) -> str:
+    if job.data == digits.NAME:
+        return digits.NAME
+    return re.sub(r"[^A-Za-z0-9._-]", "-", job.out.resolve().name).lstrip("._-")[:128] or "model"
+
+
+def _line(state: State, recipe: Recipe) -> str:
+    last = state.history[-1]
+    return (
+        f"epoch {last.epoch:>{len(str(recipe.epochs))}}/{recipe.epochs}  loss {last.loss:.3f}  top-1 {last.top1:.1%}"
+        f"  held out {last.held_out_top1:.1%}  {last.seconds:.0f} s"
+    )
+
+
+def _draw(directory: Path, state: State, source: Source, evaluation: Evaluation) -> None:
+    charts.draw_curves(directory / "curves.png", state.history)
+    charts.draw_confusion(directory / "confusion.png", evaluation)
+    worst = evaluation.worst_mistakes(charts.WORST)
+    charts.draw_mistakes(directory / "mistakes.png", evaluation, worst, _pick(source.held_out(), worst))
+
+
+def _pick(batches: Iterable[Examples], indices: Sequence[int]) -> np.ndarray:
+    """The pictures at `indices`, in their order: uint8 [N, S, S, 3]."""
+    picked: dict[int, np.ndarray] = {}
+    begin = 0
+    for examples in batches:
+        end = begin + len(examples.targets)
+        picked |= {index: examples.pixels[index - begin].numpy() for index in indices if begin <= index < end}
+        begin = end
+    return np.stack([picked[index] for index in indices]) if indices else np.empty((0,))

@@ -20,7 +20,6 @@ from models.compile import (
     UNFINISHED,
     PackageRefused,
     Target,
-    check_images,
     choose_target,
     compile_package,
     load_package,
@@ -29,7 +28,7 @@ from models.compile import (
     remove_abandoned,
 )
 from models.config import BUNDLED_MODEL, CONFIG_FILE
-from models.inference import for_inference
+from models.inference import check_images, for_inference
 from tests.conftest import noise
 
 TARGET = Target("cpu", "float32", 1)

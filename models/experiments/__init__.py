@@ -1,0 +1,1 @@
+"""Experiments that ask whether the mechanism does what the paper says."""

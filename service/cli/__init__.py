@@ -1,0 +1,32 @@
+"""The command line: `coordserve COMMAND`; a file for each group of commands."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from models.config import ModelDirectoryError
+from service import __version__
+from service.cli import experimenting, predicting, serving, training, weights
+from service.cli.common import CommandError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; its exit code. 1: it failed, 2: it was called wrongly, 130: it was interrupted."""
+    options = parser().parse_args(arguments)
+    try:
+        return int(options.run(options))
+    except (CommandError, ModelDirectoryError) as error:
+        print(f"coordserve: error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def parser() -> argparse.ArgumentParser:
+    """All commands and their flags; `run` of what it parses is the command."""
+    root = argparse.ArgumentParser(prog="coordserve", description="Image classification with Coordinate Attention.")
+    root.add_argument("--version", action="version", version=f"coordserve {__version__}")
+    commands = root.add_subparsers(required=True, metavar="COMMAND")
+    for group in (serving, predicting, training, weights, experimenting):
+        group.add_to(commands)
+    return root

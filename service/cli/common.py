@@ -1,0 +1,31 @@
+"""What the commands share: how they fail, and how they read flags."""
+
+import argparse
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from argparse import _SubParsersAction
+
+    Commands = _SubParsersAction[argparse.ArgumentParser]
+
+
+class CommandError(Exception):
+    """Ends the command with one line that says what to do."""
+
+
+def count(text: str) -> int:
+    """A whole number from 1, as argparse wants it checked."""
+    if not (text.isascii() and text.isdecimal() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
+    return int(text)
+
+
+def positive(text: str) -> float:
+    """A number above 0, as argparse wants it checked."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return value
