@@ -26,10 +26,13 @@ class Classifier(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Scores float32 [N, classes], each row summing to 1, of RGB images uint8 [N, H, W, 3]."""
-        # NHWC memory seen as NCHW is what channels_last means: no copy, and the faster layout.
-        x = (images.permute(0, 3, 1, 2).to(self.mean.dtype) - self.mean) / self.std
         dtype = next(self.network.parameters()).dtype
-        return self.network(x.to(dtype)).float().softmax(dim=1)
+        return self.network(self.normalise(images).to(dtype)).float().softmax(dim=1)
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """What the network sees, float32 [N, 3, H, W], of RGB images uint8 [N, H, W, 3]."""
+        # NHWC memory seen as NCHW is what channels_last means: no copy, and the faster layout.
+        return (images.permute(0, 3, 1, 2).to(self.mean.dtype) - self.mean) / self.std
 
 
 class Pointwise(nn.Module):

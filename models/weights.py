@@ -2,8 +2,8 @@
 
 import hashlib
 import io
-import pickle
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,12 +122,18 @@ def _unpickle(data: bytes, path: Path) -> Any:
         except SafetensorError as error:
             raise WeightsError(f"{path} is not a safetensors file: {error}") from error
     try:
-        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
-        reason = str(error).partition("\n")[0]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the pickle's version, before it fails
+            return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception as error:  # other bytes make the unpickler raise nearly anything
+        # torch's own message goes on to advise reading the file without this safety.
+        reason = (
+            str(error).rpartition("WeightsUnpickler error:")[2].strip().partition("\n")[0].partition(" Please")[0]
+            or "it ends early"
+        )
         raise WeightsError(
-            f"{path} is no checkpoint that can be read without running code from it: {reason}; save it anew as "
-            "torch.save(model.state_dict(), …)"
+            f"{path} cannot be read as a checkpoint, without running code from it: {reason}; "
+            "what torch.save(model.state_dict(), path) writes can"
         ) from error
 
 

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from models.networks.layers import conv_norm
 from models.networks.squeeze_excitation import ChannelMLP
 
 
@@ -10,14 +11,14 @@ class CBAM(nn.Module):
     """Convolutional Block Attention Module, section 3 of https://arxiv.org/abs/1807.06521.
 
     Channels: one shared MLP over the means and the maxima over space, added (equation 2). Places: a
-    7x7 convolution over the mean and the maximum over channels (3). out has the shape and dtype of
-    x [N, C, H, W]. The paper gives no bias and normalisation there; this has the bias and none.
+    7x7 convolution over the mean and the maximum over channels (3), with the batch norm that the
+    authors' code has and the paper does not mention. out has the shape and dtype of x [N, C, H, W].
     """
 
     def __init__(self, channels: int, reduction: int, activation: type = nn.ReLU) -> None:
         super().__init__()
         self.channels = ChannelMLP(channels, reduction, activation)
-        self.places = nn.Conv2d(2, 1, 7, padding=3)
+        self.places = nn.Sequential(*conv_norm(2, 1, 7))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x [N, C, H, W] weighted by channel, then by place."""

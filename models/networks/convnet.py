@@ -26,7 +26,11 @@ class ConvNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits [N, num_classes] of normalised images [N, 3, H, W]; H and W may be anything from 32."""
-        return self.classifier(self.conv(self.features(x)).mean(dim=(2, 3)))
+        return self.head(self.features(x))
+
+    def head(self, x: Tensor) -> Tensor:
+        """Logits [N, num_classes] of what the last block gives."""
+        return self.classifier(self.conv(x).mean(dim=(2, 3)))
 
 
 @dataclass(frozen=True)

@@ -23,10 +23,10 @@ class DigitsSource:
 
     labels = scanned_digits.LABELS
     preprocessing = scanned_digits.PREPROCESSING
+    epoch_batches = EPOCH_BATCHES
 
-    def __init__(self, epochs: int, batch_size: int, seed: int, epoch_batches: int = EPOCH_BATCHES) -> None:
-        self.epoch_batches = epoch_batches
-        self._steps, self._batch_size, self._seed = epochs * epoch_batches, batch_size, seed
+    def __init__(self, epochs: int, batch_size: int, seed: int) -> None:
+        self._steps, self._batch_size, self._seed = epochs * self.epoch_batches, batch_size, seed
         scans, _ = scanned_digits.load(ON_CANVAS)
         self._varied = TrainingDigits(scans)
 

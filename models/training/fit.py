@@ -118,7 +118,7 @@ def fit(
         while not state.finished(recipe):
             number, started = len(state.history), time.monotonic()
             bar.set_description(f"epoch {number + 1}/{recipe.epochs}")
-            torch.manual_seed(recipe.seed * 1_000_003 + number)  # dropout's, so that an epoch is the same when resumed
+            torch.manual_seed(1_000_003 * (recipe.seed + 1) + number)  # dropout's: a resumed epoch is the same
             loss, top1, seen = 0.0, 0.0, 0
             state.network.train()
             for index, examples in enumerate(source.epoch(number)):

@@ -50,7 +50,7 @@ def test_evaluate_prints_the_held_out_accuracy():
 def test_train_writes_a_model_that_predict_reads(tmp_path: Path):
     out = tmp_path / "model"
 
-    trained = coordserve("train", "--data", "digits", "--out", out, "--width", "0.1", "--epochs", "1")
+    trained = coordserve("train", "--data", "digits", "--out", out, "--network", "mobilenetv2_ca_010", "--epochs", "1")
     predicted = coordserve("predict", "--model", out, SEVEN)
 
     assert trained.returncode == 0, trained.stderr
@@ -63,9 +63,17 @@ def test_train_writes_a_model_that_predict_reads(tmp_path: Path):
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (["train", "--data", "cats", "--out", "x"], 1, "unknown data 'cats'"),
+        (["train", "--data", "cats", "--out", "x"], 1, "cats is not a folder; --data names one"),
         (["train", "--data", "digits", "--out", "x", "--epochs", "0"], 2, "not a whole number from 1"),
-        (["train", "--data", "digits", "--out", "x", "--width", "9"], 1, "width"),
+        (["train", "--data", "digits", "--out", "x", "--network", "resnet_ca_100"], 1, "'resnet_ca_100' is no network"),
+        (["train", "--data", "digits", "--out", "x", "--learning-rate", "-1"], 2, "not a number above 0"),
+        (["train", "--data", "digits", "--out", "x", "--weight-decay", "7"], 1, "--weight-decay 7.0 is not from 0"),
+        (["train", "--data", "digits", "--out", "x", "--init", "nowhere"], 1, "cannot read nowhere/config.json"),
+        (["train", "--data", "digits", "--out", "x", "--device", "cuda"], 1, "no CUDA device"),
+        (["weights", "import", "nowhere.pth", "--to", "x"], 1, "No such file"),
+        (["weights", "import", "README.md", "--to", "x"], 1, "cannot be read as a checkpoint"),
+        (["weights", "verify", "nowhere"], 1, "cannot read nowhere/config.json"),
+        (["weights"], 2, "ACTION"),
         (["evaluate", "nowhere", "--data", "digits"], 1, "cannot read nowhere/config.json"),
         (["predict", "--top-k", "0", "x.png"], 2, "not a whole number from 1"),
         (["predict", "--model", "nowhere", "x.png"], 1, "cannot read nowhere/config.json"),
