@@ -76,6 +76,13 @@ class ModelConfig(_Strict):
     weights_sha256: str | None = Field(default=None, description="of model.safetensors; not checked if absent")
     training: dict[str, Any] = Field(default_factory=dict, description="how the weights came to be; not interpreted")
 
+    @model_validator(mode="after")
+    def _labels_differ(self) -> "ModelConfig":
+        if len(set(self.labels)) < len(self.labels):
+            twice = next(label for label in self.labels if self.labels.count(label) > 1)
+            raise ValueError(f"labels has {twice!r} more than once")
+        return self
+
     @property
     def num_classes(self) -> int:
         return len(self.labels)

@@ -167,6 +167,8 @@ def _classes(weights: Mapping[str, Tensor]) -> int:
 
 
 def _labels(classes: int, labels: tuple[str, ...] | None) -> tuple[str, ...]:
+    if classes < 2:
+        raise WeightsError(f"it has {classes} class; a classifier has at least 2")
     if labels is None:
         if classes != len(imagenet.labels()):
             raise WeightsError(

@@ -1,6 +1,8 @@
 """The README tells the truth: its settings are the service's, and its commands are those that exist."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 from pydantic_core import PydanticUndefined
@@ -24,6 +26,20 @@ def settings_table() -> str:
 
 def test_the_settings_table_is_that_of_the_settings():
     assert settings_table() in README, f"paste this into README.md:\n{settings_table()}"
+
+
+def test_the_python_shown_runs():
+    (code,) = re.findall(r"^```python\n(.+?)^```", README, re.MULTILINE | re.DOTALL)
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        "[(32, 2), (144, 4), (192, 8), (384, 16), (1280, 32)]",
+        "torch.Size([1, 48, 8])",
+        "torch.Size([1, 32, 32])",
+        "torch.Size([1, 32, 32])",
+    ]
 
 
 def test_every_command_shown_is_understood():

@@ -15,7 +15,7 @@ from models.images import ImageError, Picture
 from models.training.data import DataError
 
 HELD_OUT = 0.2
-TRAIN, HELD_OUT_NAMES = "train", ("val", "validation", "test")
+TRAIN, VALIDATION, TEST = "train", ("val", "validation"), ("test",)
 LEAST_CLASSES = 2
 
 Track = Callable[[Iterator[Any], int], Iterable[Any]]
@@ -72,7 +72,7 @@ def read_split(directory: Path, preprocessing: Preprocessing, track: Track = unt
     Raises DataError.
     """
     _refuse_missing(directory)
-    held_out = [directory / name for name in HELD_OUT_NAMES if (directory / name).is_dir()]
+    held_out = _existing(directory, VALIDATION + TEST)
     if (directory / TRAIN).is_dir() and held_out:
         train = read_folder(directory / TRAIN, preprocessing, track=track)
         _refuse_few_classes(directory / TRAIN, train)
@@ -102,11 +102,12 @@ def read_folder(
     if not names:
         raise DataError(f"{directory} has no folders; it must have one for each class, with its pictures in it")
     labels = tuple(names) if labels is None else tuple(labels)
-    if strange := [name for name in names if name not in labels]:
+    if strange := sorted(set(names) - set(labels)):
         raise DataError(
             f"{directory} has folders that are no class of this model: {_some(strange)}; it knows {_some(labels)}"
         )
-    files = [(path, labels.index(name)) for name in names for path in _files(directory / name)]
+    targets = {label: target for target, label in enumerate(labels)}
+    files = [(path, targets[name]) for name in names for path in _files(directory / name)]
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:  # decoders let go of the GIL
         read = list(track(pool.map(lambda file: _read(file[0], file[1], preprocessing), files), len(files)))
     items = tuple(entry for entry in read if isinstance(entry, Item))
@@ -116,12 +117,12 @@ def read_folder(
 
 
 def read_evaluation(directory: Path, config: ModelConfig, track: Track = untracked) -> Folder:
-    """The pictures to measure a model on: `directory`/val or /test where it has them, else all of it.
+    """The pictures to measure a model on: `directory`/test or /val where it has them, else all of it.
 
     A class's folder bears its label, or, for the labels of ImageNet, its WordNet id. Raises DataError.
     """
     _refuse_missing(directory)
-    held_out = [directory / name for name in HELD_OUT_NAMES if (directory / name).is_dir()]
+    held_out = _existing(directory, TEST + VALIDATION)
     root = held_out[0] if held_out and held_out[0].name not in config.labels else directory
     wordnet_ids = imagenet.wordnet_ids() if config.labels == imagenet.labels() else ()
     named_by_id = wordnet_ids and all(name in wordnet_ids for name in _classes(root))
@@ -130,7 +131,7 @@ def read_evaluation(directory: Path, config: ModelConfig, track: Track = untrack
 
 def describe(skipped: Sequence[Skipped], limit: int = 10) -> str:
     """Which files were skipped and why, for people; at most `limit` of them by name."""
-    lines = [f"skipped {len(skipped)} files that are no picture that can be read:"]
+    lines = [f"skipped, as no pictures that can be read: {len(skipped)}"]
     lines += [f"  {one.path}: {one.reason}" for one in skipped[:limit]]
     return "\n".join(lines + ([f"  and {len(skipped) - limit} more"] if len(skipped) > limit else []))
 
@@ -147,6 +148,10 @@ def _hold_out(folder: Folder, target: int) -> tuple[list[Item], list[Item]]:
         )
     chosen = set(sorted(by_content)[: max(1, round(HELD_OUT * len(by_content)))])
     return [item for item in items if item.digest not in chosen], [item for item in items if item.digest in chosen]
+
+
+def _existing(directory: Path, names: Sequence[str]) -> list[Path]:
+    return [directory / name for name in names if (directory / name).is_dir()]
 
 
 def _classes(directory: Path) -> list[str]:

@@ -59,7 +59,7 @@ def train(job: Job, watch: Watch = Watch()) -> Evaluation:
     """Do a job to its end, and say what the result makes of the held-out pictures.
 
     A job that was stopped goes on after its last whole epoch. Raises DataError,
-    ModelDirectoryError, CheckpointError, OSError.
+    ModelDirectoryError, CheckpointError, Diverged, OSError.
     """
     initial = directory.load(job.init) if job.init else None
     source, split = _source(job, initial[0] if initial else None, watch)
@@ -82,8 +82,6 @@ def train(job: Job, watch: Watch = Watch()) -> Evaluation:
         if unfinished.exists():
             checkpoint.restore(unfinished, state, settings)
             watch.report(f"goes on after epoch {len(state.history)}, which {unfinished} has")
-        if split:
-            record.write_pictures(job.out, split)
 
         def after_epoch(state: State) -> None:
             checkpoint.save(unfinished, state, settings)
@@ -93,7 +91,9 @@ def train(job: Job, watch: Watch = Watch()) -> Evaluation:
         fit(state, source, job.recipe, after_epoch, progress=watch.progress)
         trained = create(job.network, config.num_classes)
         trained.load_state_dict(state.weights)
-        evaluation = score(for_inference(copy.deepcopy(trained), config), source.held_out(), config.labels)
+        evaluation = score(
+            for_inference(copy.deepcopy(trained), config).to(job.device), source.held_out(), config.labels
+        )
     training = {
         **settings,
         "epochs_done": len(state.history),
@@ -103,6 +103,8 @@ def train(job: Job, watch: Watch = Watch()) -> Evaluation:
         "held_out_total": evaluation.total,
         "held_out_accuracy": round(evaluation.accuracy, 4),
     }
+    if split:
+        record.write_pictures(job.out, split)
     directory.save(job.out, config.model_copy(update={"training": training}), trained)
     _draw(job.out / record.DIRECTORY, state, source, evaluation)
     unfinished.unlink()

@@ -3,6 +3,8 @@
 import argparse
 from typing import TYPE_CHECKING
 
+from models.config import Network
+
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
 
@@ -11,6 +13,14 @@ if TYPE_CHECKING:
 
 class CommandError(Exception):
     """Ends the command with one line that says what to do."""
+
+
+def network(name: str) -> Network:
+    """The network of a name, as argparse wants it checked."""
+    try:
+        return Network.parse(name)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def count(text: str) -> int:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from models.config import BUNDLED_MODEL, Network, read_config
-from service.cli.common import CommandError, count, positive
+from service.cli.common import CommandError, count, network, positive
 
 if TYPE_CHECKING:
     from models.training.fit import Recipe
@@ -27,7 +27,7 @@ def add_to(commands: "Commands") -> None:
     )
     command.add_argument("--data", required=True, help=DATA_HELP)
     command.add_argument("--out", required=True, type=Path, help="the model directory to write")
-    command.add_argument("--network", help=f"see `coordserve models` (default: that of --init, or {NETWORK})")
+    command.add_argument("--network", type=network, help=f"default: that of --init, or {NETWORK}")
     command.add_argument("--init", type=Path, metavar="DIR", help="a model directory whose weights to begin with")
     command.add_argument("--input-size", type=count, help="pixels (default: that of --init, or 224)")
     command.add_argument("--epochs", type=count, help=f"default: {EPOCHS}, of the digits {DIGITS_EPOCHS}")
@@ -36,7 +36,7 @@ def add_to(commands: "Commands") -> None:
     command.add_argument(
         "--learning-rate",
         type=positive,
-        help="the highest (default: 0.003, with sgd 0.1; a third with --init)",
+        help="the highest (default: 0.003, with sgd 0.05; a third with --init)",
     )
     command.add_argument("--weight-decay", type=float, help="default: 0.05 with adamw, 0.00004 with sgd")
     command.add_argument("--label-smoothing", type=float, default=0.05, help="default: 0.05")
@@ -59,8 +59,10 @@ def train(options: argparse.Namespace) -> int:
     try:
         from tqdm import tqdm
 
+        from models.images import ImageError
         from models.training.checkpoint import CheckpointError
         from models.training.data import DataError
+        from models.training.fit import Diverged
         from models.training.train import Job, Watch, train
     except ImportError as error:
         raise CommandError(MISSING.format(error)) from error
@@ -79,7 +81,7 @@ def train(options: argparse.Namespace) -> int:
     watch = Watch(report=tqdm.write, track=_track if progress else Watch.track, progress=progress)
     try:
         evaluation = train(job, watch)
-    except (CheckpointError, DataError, OSError) as error:
+    except (CheckpointError, DataError, Diverged, ImageError, OSError) as error:
         raise CommandError(str(error)) from error
     except KeyboardInterrupt:
         print(f"stopped; the same command goes on after the last whole epoch ({options.out})", file=sys.stderr)
@@ -90,6 +92,7 @@ def train(options: argparse.Namespace) -> int:
 
 def evaluate(options: argparse.Namespace) -> int:
     try:
+        from models.images import ImageError
         from models.training.data import DataError
         from models.training.evaluate import evaluate
     except ImportError as error:
@@ -97,7 +100,7 @@ def evaluate(options: argparse.Namespace) -> int:
 
     try:
         evaluation, remarks = evaluate(options.model, options.data, _device(options.device))
-    except (DataError, OSError) as error:
+    except (DataError, ImageError, OSError) as error:
         raise CommandError(str(error)) from error
     for remark in remarks:
         print(remark, file=sys.stderr)
@@ -108,15 +111,14 @@ def evaluate(options: argparse.Namespace) -> int:
 def _network(options: argparse.Namespace) -> Network:
     if options.network is None and options.init is not None:
         return read_config(options.init).network
-    try:
-        return Network.parse(options.network or (DIGITS_NETWORK if options.data == DIGITS else NETWORK))
-    except ValueError as error:
-        raise CommandError(f"--network: {error}") from error
+    return options.network or Network.parse(DIGITS_NETWORK if options.data == DIGITS else NETWORK)
 
 
 def _recipe(options: argparse.Namespace) -> "Recipe":
     from models.training.fit import LEARNING_RATE, TRANSFER, WEIGHT_DECAY, Recipe
 
+    if options.batch_size < 2:
+        raise CommandError("--batch-size 1: batch norm needs at least 2 pictures")
     if not 0 <= options.label_smoothing < 1:
         raise CommandError(f"--label-smoothing {options.label_smoothing} is not from 0 to below 1")
     weight_decay = WEIGHT_DECAY[options.optimizer] if options.weight_decay is None else options.weight_decay

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from models.config import CONFIG_FILE, Attention, Family, Network
-from service.cli.common import CommandError
+from service.cli.common import CommandError, network
 
 if TYPE_CHECKING:
     from service.cli.common import Commands
@@ -20,7 +20,7 @@ def add_to(commands: "Commands") -> None:
     action = actions.add_parser("import", help="turn a PyTorch or safetensors checkpoint into a model directory")
     action.add_argument("checkpoint", type=Path, help="such as the CoordAtt authors' mbv2_ca.pth")
     action.add_argument("--to", required=True, type=Path, metavar="DIR", help="the model directory to write")
-    action.add_argument("--network", help="see `coordserve models` (default: mobilenetv2_ca_100)")
+    action.add_argument("--network", type=network, help="see `coordserve models` (default: mobilenetv2_ca_100)")
     action.add_argument("--labels", type=Path, metavar="FILE", help="a class name a line (default: ImageNet's 1000)")
     action.set_defaults(run=import_)
     action = actions.add_parser("verify", help="check names, shapes, values and digest of a model directory")
@@ -39,9 +39,9 @@ def models(options: argparse.Namespace) -> int:
     print(f"{'network':<24}  {'counted':>10}  {'published':>10}  {'counted':>15}  {'published':>15}  {'published':>17}")
     for family in get_args(Family):
         for attention in get_args(Attention):
-            network = Network(family=family, attention=attention)
-            built = create(network, 1000).eval()
-            published = PUBLISHED.get(network.name)
+            listed = Network(family=family, attention=attention)
+            built = create(listed, 1000).eval()
+            published = PUBLISHED.get(listed.name)
             columns = (
                 (f"{cost.parameters(built) / 1e6:.3f}", 10),
                 (f"{published.parameters / 1e6:g}" if published else "-", 10),
@@ -49,7 +49,7 @@ def models(options: argparse.Namespace) -> int:
                 (f"{published.multiply_adds / 1e6:.0f}" if published else "-", 15),
                 (f"{published.top1:.1f}" if published else "-", 17),
             )
-            print(f"{network.name:<24}  " + "  ".join(f"{text:>{width}}" for text, width in columns))
+            print(f"{listed.name:<24}  " + "  ".join(f"{text:>{width}}" for text, width in columns))
     print(
         "Published: Hou et al., CVPR 2021, https://arxiv.org/abs/2103.02907; none of it measured here. "
         "The last number of a name is the width in hundredths: mobilenetv2_ca_050 is half as wide."
@@ -64,10 +64,10 @@ def import_(options: argparse.Namespace) -> int:
     if (options.to / CONFIG_FILE).exists():
         raise CommandError(f"{options.to} has a model already; name another --to, or remove it")
     try:
-        network = Network.parse(options.network) if options.network else None
-        imported = read_checkpoint(options.checkpoint, network, _lines(options.labels) if options.labels else None)
+        labels = _lines(options.labels) if options.labels else None
+        imported = read_checkpoint(options.checkpoint, options.network, labels)
         directory.save(options.to, imported.config, imported.network)
-    except (WeightsError, ValueError, OSError) as error:
+    except (WeightsError, UnicodeDecodeError, OSError) as error:
         raise CommandError(str(error)) from error
     for remark in imported.remarks:
         print(remark)

@@ -57,6 +57,7 @@ def test_weights_of_another_network_are_named(saved: Path):
     ("change", "words"),
     [
         ({"labels": ["only one"]}, "labels"),
+        ({"labels": ["a", "b", "a"]}, "'a' more than once"),
         ({"network": {"family": "resnet"}}, "network.family"),
         ({"surprise": 1}, "surprise"),
         ({"name": "../up"}, "name"),

@@ -65,7 +65,7 @@ def test_train_writes_a_model_that_predict_reads(tmp_path: Path):
     [
         (["train", "--data", "cats", "--out", "x"], 1, "cats is not a folder; --data names one"),
         (["train", "--data", "digits", "--out", "x", "--epochs", "0"], 2, "not a whole number from 1"),
-        (["train", "--data", "digits", "--out", "x", "--network", "resnet_ca_100"], 1, "'resnet_ca_100' is no network"),
+        (["train", "--data", "digits", "--out", "x", "--network", "resnet_ca_100"], 2, "'resnet_ca_100' is no network"),
         (["train", "--data", "digits", "--out", "x", "--learning-rate", "-1"], 2, "not a number above 0"),
         (["train", "--data", "digits", "--out", "x", "--weight-decay", "7"], 1, "--weight-decay 7.0 is not from 0"),
         (["train", "--data", "digits", "--out", "x", "--init", "nowhere"], 1, "cannot read nowhere/config.json"),
@@ -73,6 +73,7 @@ def test_train_writes_a_model_that_predict_reads(tmp_path: Path):
         (["weights", "import", "nowhere.pth", "--to", "x"], 1, "No such file"),
         (["weights", "import", "README.md", "--to", "x"], 1, "cannot be read as a checkpoint"),
         (["weights", "verify", "nowhere"], 1, "cannot read nowhere/config.json"),
+        (["train", "--data", "digits", "--out", "x", "--batch-size", "1"], 1, "batch norm needs at least 2"),
         (["weights"], 2, "ACTION"),
         (["evaluate", "nowhere", "--data", "digits"], 1, "cannot read nowhere/config.json"),
         (["predict", "--top-k", "0", "x.png"], 2, "not a whole number from 1"),

@@ -83,7 +83,7 @@ def test_what_cannot_be_read_is_named_skipped_and_counted(shapes: Path):
     assert sorted(one.path.name for one in split.skipped) == ["cut.jpg", "empty.png", "notes.txt", "stub.jpg"]
     assert len(split.train) + len(split.held_out) == 30
     told = describe(split.skipped)
-    assert "skipped 4 files" in told
+    assert "skipped, as no pictures that can be read: 4" in told
     assert "notes.txt: not a JPEG, PNG or WebP image" in told
 
 

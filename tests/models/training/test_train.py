@@ -20,7 +20,7 @@ from models.training.augmentation import augment, crop
 from models.training.checkpoint import CheckpointError
 from models.training.data import DataError
 from models.training.evaluate import evaluate
-from models.training.fit import Recipe
+from models.training.fit import Diverged, Recipe
 from models.training.scanned_digits import PREPROCESSING
 from models.training.train import Job, Watch, train
 from tests.models.training.shapes import draw_set
@@ -128,7 +128,7 @@ def test_patience_ends_a_training_that_learns_nothing_more_and_keeps_the_best(sh
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_both_optimizers_lower_the_loss(shapes: Path, tmp_path: Path, optimizer: str):
-    rate = {"adamw": 3e-3, "sgd": 0.1}[optimizer]
+    rate = {"adamw": 3e-3, "sgd": 0.05}[optimizer]
 
     train(job(shapes, tmp_path, recipe=Recipe(6, 8, optimizer, rate)), Watch(silent))
 
@@ -195,6 +195,22 @@ def test_no_mirror_keeps_left_and_right():
     assert all(view[:, 0].mean() >= view[:, -1].mean() for view in views)
 
 
+def test_a_training_that_diverges_ends_and_says_so(shapes: Path, tmp_path: Path):
+    with pytest.raises(Diverged, match="lower --learning-rate than 1e\\+30"):
+        train(job(shapes, tmp_path, recipe=Recipe(9, 8, "sgd", learning_rate=1e30)), Watch(silent))
+
+    assert not (tmp_path / WEIGHTS_FILE).exists()
+
+
+@pytest.mark.cuda
+def test_training_on_cuda_learns_and_leaves_a_model_for_any_device(shapes: Path, tmp_path: Path):
+    evaluation = train(job(shapes, tmp_path, device="cuda"), Watch(silent))
+
+    assert evaluation.total == 6
+    measured, _ = evaluate(tmp_path, str(shapes))
+    torch.testing.assert_close(measured.scores, evaluation.scores, atol=1e-3, rtol=0)
+
+
 @pytest.mark.slow
 def test_a_kill_in_the_middle_of_an_epoch_costs_no_more_than_that_epoch(shapes: Path, tmp_path: Path):
     out = tmp_path / "out"
@@ -235,7 +251,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(shapes: Path, tmp_path: Path):
     assert "epoch 1 is safe" in done.stderr
     assert "Traceback" not in done.stderr
     assert checkpoint.read_bytes() == before
-    assert sorted(path.name for path in checkpoint.parent.iterdir()) == ["checkpoint.pt", "curves.csv", "pictures.csv"]
+    assert sorted(path.name for path in checkpoint.parent.iterdir()) == ["checkpoint.pt", "curves.csv"]
 
 
 def test_a_model_directory_with_another_ones_weights_is_refused(shapes: Path, tmp_path: Path):
