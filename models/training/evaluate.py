@@ -14,6 +14,7 @@ from models.inference import Classifier, for_inference
 from models.training import digits, folders, record
 from models.training.data import DataError, Examples
 from models.training.digits import DigitsSource
+from models.training.folders import Track, untracked
 from models.training.pictures import as_served
 
 CALIBRATION_BINS = 15  # Guo et al. (2017), section 4.1
@@ -96,13 +97,16 @@ class HeldOut:
     remarks: tuple[str, ...] = ()
 
 
-def evaluate(directory: Path, data: str, device: str = "cpu") -> tuple[Evaluation, tuple[str, ...]]:
-    """Measure a model directory, in float32 and with batch norm folded, on `digits` or a folder of pictures; remarks.
+def evaluate(
+    directory: Path, data: str, device: str = "cpu", track: Track = untracked
+) -> tuple[Evaluation, tuple[str, ...]]:
+    """Measure a model directory, in float32 and with batch norm folded, on `digits` or a folder of pictures.
 
-    Pictures that the model was trained on are left out. Raises ModelDirectoryError, DataError.
+    Pictures that the model was trained on are left out. Returns remarks for people, too. `track`
+    wraps the pass over the files. Raises ModelDirectoryError, DataError.
     """
     config, network = load(directory)
-    held_out = _held_out(directory, config, data)
+    held_out = _held_out(directory, config, data, track)
     return score(for_inference(network, config).to(device), held_out.batches, config.labels), held_out.remarks
 
 
@@ -118,12 +122,12 @@ def score(classifier: Classifier, batches: Iterable[Examples], labels: tuple[str
     return Evaluation(labels, torch.cat(scores), torch.cat(targets))
 
 
-def _held_out(directory: Path, config: ModelConfig, data: str) -> HeldOut:
+def _held_out(directory: Path, config: ModelConfig, data: str, track: Track) -> HeldOut:
     if data == digits.NAME:
         if config.labels != DigitsSource.labels:
             raise DataError(f"{directory} does not tell the labels of {data}: {', '.join(DigitsSource.labels)}")
         return HeldOut(digits.held_out(config.preprocessing))
-    folder = folders.read_evaluation(Path(data), config)
+    folder = folders.read_evaluation(Path(data), config, track)
     seen = record.trained_on(directory)
     items = [item for item in folder.items if item.digest not in seen]
     left_out = len(folder.items) - len(items)

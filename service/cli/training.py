@@ -63,6 +63,7 @@ def train(options: argparse.Namespace) -> int:
         from models.training.checkpoint import CheckpointError
         from models.training.data import DataError
         from models.training.fit import Diverged
+        from models.training.folders import untracked
         from models.training.train import Job, Watch, train
     except ImportError as error:
         raise CommandError(MISSING.format(error)) from error
@@ -78,7 +79,7 @@ def train(options: argparse.Namespace) -> int:
         device=_device(options.device),
     )
     progress = sys.stderr.isatty()
-    watch = Watch(report=tqdm.write, track=_track if progress else Watch.track, progress=progress)
+    watch = Watch(report=tqdm.write, track=_track if progress else untracked, progress=progress)
     try:
         evaluation = train(job, watch)
     except (CheckpointError, DataError, Diverged, ImageError, OSError) as error:
@@ -95,11 +96,13 @@ def evaluate(options: argparse.Namespace) -> int:
         from models.images import ImageError
         from models.training.data import DataError
         from models.training.evaluate import evaluate
+        from models.training.folders import untracked
     except ImportError as error:
         raise CommandError(MISSING.format(error)) from error
 
     try:
-        evaluation, remarks = evaluate(options.model, options.data, _device(options.device))
+        device, track = _device(options.device), _track if sys.stderr.isatty() else untracked
+        evaluation, remarks = evaluate(options.model, options.data, device, track)
     except (DataError, ImageError, OSError) as error:
         raise CommandError(str(error)) from error
     for remark in remarks:
