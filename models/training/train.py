@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from pydantic import ValidationError
 
 from models import directory, imagenet
 from models.config import ModelConfig, ModelDirectoryError, Network, Preprocessing
@@ -142,7 +143,10 @@ def _source(job: Job, initial: ModelConfig | None, watch: Watch) -> tuple[Source
     if job.input_size:
         resize_size = round(job.input_size * preprocessing.resize_size / preprocessing.input_size)
         sizes = {"input_size": job.input_size, "resize_size": resize_size}
-        preprocessing = Preprocessing.model_validate(preprocessing.model_dump() | sizes)
+        try:
+            preprocessing = Preprocessing.model_validate(preprocessing.model_dump() | sizes)
+        except ValidationError as error:
+            raise DataError(f"--input-size {job.input_size}: {error.errors()[0]['msg']}") from error
     split = folders.read_split(Path(job.data), preprocessing, watch.track)
     if split.skipped:
         watch.report(folders.describe(split.skipped))

@@ -1,6 +1,7 @@
 """The command line: `coordserve COMMAND`; a file for each group of commands."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -11,7 +12,7 @@ from service.cli.common import CommandError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; its exit code. 1: it failed, 2: it was called wrongly, 130: it was interrupted."""
+    """Run one command; its exit code: 1 it failed, 2 wrongly called, 130 interrupted, 141 nobody read on."""
     options = parser().parse_args(arguments)
     try:
         return int(options.run(options))
@@ -20,6 +21,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # whoever read our output has seen enough; the interpreter must not write the rest
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
 
 
 def parser() -> argparse.ArgumentParser:

@@ -30,6 +30,13 @@ def count(text: str) -> int:
     return int(text)
 
 
+def seed(text: str) -> int:
+    """A whole number from 0 that random generators take, as argparse wants it checked."""
+    if not (text.isascii() and text.isdecimal() and int(text) < 2**31):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to {2**31 - 1}")
+    return int(text)
+
+
 def positive(text: str) -> float:
     """A number above 0, as argparse wants it checked."""
     try:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from models.config import BUNDLED_MODEL, Network, read_config
-from service.cli.common import CommandError, count, network, positive
+from service.cli.common import CommandError, count, network, positive, seed
 
 if TYPE_CHECKING:
     from models.training.fit import Recipe
@@ -44,7 +44,7 @@ def add_to(commands: "Commands") -> None:
         "--patience", type=count, help="stop after so many epochs without a better held-out top-1, and keep the best"
     )
     command.add_argument("--no-mirror", action="store_true", help="never mirror pictures: left and right differ")
-    command.add_argument("--seed", type=int, default=0, help="the same seed gives the same weights (default: 0)")
+    command.add_argument("--seed", type=seed, default=0, help="the same seed gives the same weights (default: 0)")
     command.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="default: auto")
     command.set_defaults(run=train)
 

@@ -74,6 +74,8 @@ def test_train_writes_a_model_that_predict_reads(tmp_path: Path):
         (["weights", "import", "README.md", "--to", "x"], 1, "cannot be read as a checkpoint"),
         (["weights", "verify", "nowhere"], 1, "cannot read nowhere/config.json"),
         (["train", "--data", "digits", "--out", "x", "--batch-size", "1"], 1, "batch norm needs at least 2"),
+        (["train", "--data", "digits", "--out", "x", "--seed", "-1"], 2, "not a whole number from 0"),
+        (["train", "--data", ".", "--out", "x", "--input-size", "4"], 1, "--input-size 4: Input should be"),
         (["weights"], 2, "ACTION"),
         (["evaluate", "nowhere", "--data", "digits"], 1, "cannot read nowhere/config.json"),
         (["predict", "--top-k", "0", "x.png"], 2, "not a whole number from 1"),
@@ -87,3 +89,13 @@ def test_a_wrong_call_is_said_in_one_line(arguments: list[str], code: int, words
     assert done.returncode == code
     assert words in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_reader_who_has_seen_enough_is_no_error():
+    command = f"{Path(sys.executable).with_name('coordserve')} models | head -n 1"
+
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+
+    assert "parameters, million" in done.stdout
+    assert "Traceback" not in done.stderr
+    assert "Error" not in done.stderr
