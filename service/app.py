@@ -11,12 +11,14 @@ from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from models.config import ModelConfig
 from service import __version__, problems, schema
 from service.answers import AnswerWriter
+from service.api_keys import ApiKeys
 from service.bodies import pictures, read_body, requested_timeout
 from service.intake import Intake
 from service.metrics import WorkerMetrics
@@ -25,6 +27,7 @@ from service.problems import Problem
 from service.settings import Settings
 from service.slots import ServiceStatus, SlotPool
 from service.v2 import routes as v2
+from service.v2.protocol import HEADER
 
 log = logging.getLogger(__name__)
 
@@ -48,10 +51,13 @@ def create_app(
     )
     writer = AnswerWriter(config.name, config.labels)
     intake = Intake(settings, config.preprocessing, pool, counters)
+    keys = ApiKeys(settings.api_keys_file) if settings.api_keys_file else None
 
-    @app.post(PREDICT_PATH, **schema.PREDICT)
+    @app.post(PREDICT_PATH, dependencies=schema.KEYS if keys else [], **schema.PREDICT)
     async def predict(request: Request) -> Response:
         started = time.perf_counter()
+        if keys:
+            keys.check(request.headers)
         top_k = _top_k(request)
         deadline = started + requested_timeout(request, settings.request_timeout)
         body = await read_body(request, settings.max_body_bytes)
@@ -96,12 +102,14 @@ def create_app(
             return JSONResponse({"ready": False, "reason": reason}, 503)
         return JSONResponse({"ready": True, "form": status.card["form"]})
 
-    @app.get("/metrics", **schema.METRICS)
-    async def prometheus() -> Response:
+    @app.get("/metrics", dependencies=schema.KEYS if keys and settings.protect_metrics else [], **schema.METRICS)
+    async def prometheus(request: Request) -> Response:
+        if keys and settings.protect_metrics:
+            keys.check(request.headers)
         text = await asyncio.get_running_loop().run_in_executor(None, scrape)
         return Response(text, media_type=CONTENT_TYPE_LATEST)
 
-    app.include_router(v2.router(settings, config, intake, status))
+    app.include_router(v2.router(settings, config, intake, status, keys))
 
     @app.exception_handler(Problem)
     async def on_problem(request: Request, error: Problem) -> Response:
@@ -135,7 +143,16 @@ def create_app(
             response = _response(request, problems.internal_error())
         await response(scope, receive, send)
 
-    return Observe(straight, counters)
+    observed = Observe(straight, counters)
+    if not settings.cors_origins:
+        return observed
+    return CORSMiddleware(
+        observed,
+        allow_origins=[origin.strip() for origin in settings.cors_origins.split(",")],
+        allow_methods=["GET", "POST"],
+        allow_headers=["*"],
+        expose_headers=["X-Request-ID", "Retry-After", HEADER],
+    )
 
 
 def _response(request: Request, problem: Problem) -> Response:

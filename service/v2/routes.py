@@ -9,9 +9,11 @@ from fastapi.responses import JSONResponse
 
 from models.config import ModelConfig
 from service import __version__, problems
+from service.api_keys import ApiKeys
 from service.bodies import read_body, requested_timeout
 from service.intake import Intake
 from service.problems import Problem
+from service.schema import KEYS
 from service.settings import Settings
 from service.slots import ServiceStatus
 from service.v2 import protocol, schema
@@ -23,9 +25,13 @@ EXTENSIONS = ["binary_tensor_data", "classification", "schedule_policy"]
 MODEL, VERSIONED = "/models/{name}", "/models/{name}/versions/{version}"
 
 
-def router(settings: Settings, config: ModelConfig, intake: Intake, status: ServiceStatus) -> APIRouter:
+def router(
+    settings: Settings, config: ModelConfig, intake: Intake, status: ServiceStatus, keys: ApiKeys | None
+) -> APIRouter:
     """The protocol's routes for the one model served."""
     routes = APIRouter(prefix=PREFIX, tags=["Open Inference Protocol v2"])
+
+    security = KEYS if keys else []
 
     def check(name: str, version: str = VERSION) -> None:
         if name != config.name:
@@ -65,10 +71,12 @@ def router(settings: Settings, config: ModelConfig, intake: Intake, status: Serv
         check(name, version)
         return JSONResponse({"name": name, "ready": serving()}, 200 if serving() else 503)
 
-    @routes.post(f"{MODEL}/infer", **schema.INFER)
-    @routes.post(f"{VERSIONED}/infer", **schema.INFER)
+    @routes.post(f"{MODEL}/infer", dependencies=security, **schema.INFER)
+    @routes.post(f"{VERSIONED}/infer", dependencies=security, **schema.INFER)
     async def infer(request: Request, name: str, version: str = VERSION) -> Response:
         started = time.perf_counter()
+        if keys:
+            keys.check(request.headers)
         check(name, version)
         if request.headers.get("content-encoding", "identity") != "identity":
             raise protocol.ProtocolError("a compressed body is not read; send it without Content-Encoding")
@@ -94,7 +102,7 @@ def owns(path: str) -> bool:
 
 
 def error(problem: Problem) -> Response:
-    """The protocol's error object: 404 unknown, 405, 500 and 503 as they are, 504 at a deadline, else 400."""
+    """The protocol's error object; every status that says what the request was is 400 there."""
     body: dict[str, Any] = {"error": problem.body["detail"]}
     status = 503 if problem.status == 429 else problem.status  # no room: unavailable
-    return JSONResponse(body, status if status in (404, 405, 500, 501, 503, 504) else 400, problem.headers)
+    return JSONResponse(body, status if status in (401, 404, 405, 500, 501, 503, 504) else 400, problem.headers)

@@ -101,7 +101,7 @@ class InferResponse(BaseModel):
 
 
 def _errors(*statuses: int) -> dict[int | str, Any]:
-    texts = {400: "The request is wrong", 404: "No such model or version", 500: "The network failed",
+    texts = {400: "The request is wrong", 401: "No key, or a wrong one", 404: "No such model or version", 500: "The network failed",
              503: "Not ready, or no room", 504: "The deadline passed"}  # fmt: skip
     return {status: {"model": Error, "description": texts[status]} for status in statuses}
 
@@ -141,7 +141,7 @@ INFER: dict[str, Any] = {
             "headers": {HEADER: {"description": "bytes of the JSON, if tensors follow", "schema": {"type": "integer"}}},
             "content": {"application/octet-stream": _BINARY},
         },
-        **_errors(400, 404, 500, 503, 504),
+        **_errors(400, 401, 404, 500, 503, 504),
     },
     "openapi_extra": {
         "parameters": [
