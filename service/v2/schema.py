@@ -101,8 +101,14 @@ class InferResponse(BaseModel):
 
 
 def _errors(*statuses: int) -> dict[int | str, Any]:
-    texts = {400: "The request is wrong", 401: "No key, or a wrong one", 404: "No such model or version", 500: "The network failed",
-             503: "Not ready, or no room", 504: "The deadline passed"}  # fmt: skip
+    texts = {
+        400: "The request is wrong",
+        401: "No key, or a wrong one, where the service asks for keys",
+        404: "No such model or version",
+        500: "The network failed",
+        503: "Not ready, or no room",
+        504: "The deadline passed",
+    }
     return {status: {"model": Error, "description": texts[status]} for status in statuses}
 
 
