@@ -30,6 +30,9 @@ ORIENTATION_TAG = 0x0112  # Exif 2.3, section 4.6.4
 class ImageTooLarge(ImageError):
     """An image with more pixels than allowed."""
 
+    def __init__(self, width: int, height: int, max_pixels: int) -> None:
+        super().__init__(f"{width}x{height} pixels are more than the {max_pixels:,} allowed")
+
 
 class Picture:
     """An encoded JPEG, PNG or WebP picture whose header has been read and found within bounds."""
@@ -38,7 +41,7 @@ class Picture:
         """Read the header of `data`. Raises UnsupportedImage, MalformedImage or ImageTooLarge."""
         self.format, width, height = read_header(data)
         if width * height > max_pixels:
-            raise ImageTooLarge(f"{width}x{height} pixels are more than the {max_pixels:,} allowed")
+            raise ImageTooLarge(width, height, max_pixels)
         self.data = data
         self.size = width, height
 
@@ -48,11 +51,7 @@ class Picture:
         Upright (EXIF), transparency over white, the shorter side resized to `resize_size` and the
         centre cropped, as torchvision's Resize and CenterCrop do.
         """
-        image = self.decode(preprocessing.resize_size)
-        try:
-            return np.asarray(_resize_and_crop(image, preprocessing))
-        except ValueError as error:  # less than a pixel wide once it is resized
-            raise MalformedImage(f"{image.width}x{image.height} pixels cannot be resized: {error}") from error
+        return _resize_and_crop(self.decode(preprocessing.resize_size), preprocessing)
 
     def decode(self, shorter: int) -> Image.Image:
         """The whole picture, upright, RGB, transparency over white. Raises MalformedImage.
@@ -100,7 +99,12 @@ def _rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _resize_and_crop(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
+def resize_and_crop(pixels: Pixels, preprocessing: Preprocessing) -> Pixels:
+    """RGB uint8 [height, width, 3] to [input_size, input_size, 3], as Picture.pixels does. Raises MalformedImage."""
+    return _resize_and_crop(Image.fromarray(pixels), preprocessing)
+
+
+def _resize_and_crop(image: Image.Image, preprocessing: Preprocessing) -> Pixels:
     """Only the pixels that survive the crop are computed; the values are those of resize, then crop."""
     width, height = image.size
     short, size = preprocessing.resize_size, preprocessing.input_size
@@ -108,4 +112,7 @@ def _resize_and_crop(image: Image.Image, preprocessing: Preprocessing) -> Image.
     left, top = (round((length - size) / 2) / length for length in resized)
     right, bottom = left + size / resized[0], top + size / resized[1]
     box = (left * width, top * height, min(1.0, right) * width, min(1.0, bottom) * height)
-    return image.resize((size, size), RESAMPLING[preprocessing.interpolation], box=box)
+    try:
+        return np.asarray(image.resize((size, size), RESAMPLING[preprocessing.interpolation], box=box))
+    except ValueError as error:  # less than a pixel wide once it is resized
+        raise MalformedImage(f"{width}x{height} pixels cannot be resized: {error}") from error

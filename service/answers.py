@@ -5,6 +5,7 @@ import json
 import numpy as np
 from numpy.typing import NDArray
 
+from service.intake import Computed
 from service.problems import Problem
 
 
@@ -29,19 +30,11 @@ class AnswerWriter:
         values = zip(best.tolist(), scores[best].tolist(), strict=True)
         return "[" + ",".join(f"{classes[index]}{score:.6g}}}" for index, score in values) + "]"
 
-    def answer(
-        self,
-        request_id: str,
-        predictions: list[str | Problem],
-        decode_seconds: float,
-        queue_us: int,
-        infer_us: int,
-        batch_size: int,
-    ) -> bytes:
+    def answer(self, request_id: str, predictions: list[str | Problem], computed: Computed) -> bytes:
         """The whole body; `predictions` are rankings, or problems of single images."""
         images = ",".join(image if isinstance(image, str) else image.json(request_id).decode() for image in predictions)
         return (
             f'{self._head}{json.dumps(request_id)},"predictions":[{images}],"timing":{{'
-            f'"decode_ms":{decode_seconds * 1e3:.3f},"queue_ms":{queue_us / 1e3:.3f},'
-            f'"infer_ms":{infer_us / 1e3:.3f},"batch_size":{batch_size}}}}}'
+            f'"decode_ms":{computed.decode_seconds * 1e3:.3f},"queue_ms":{computed.queue_us / 1e3:.3f},'
+            f'"infer_ms":{computed.infer_us / 1e3:.3f},"batch_size":{computed.batch_size}}}}}'
         ).encode()

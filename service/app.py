@@ -4,38 +4,35 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import numpy as np
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from models.config import ModelConfig
-from models.images import ImageError, Picture
 from service import __version__, problems, schema
 from service.answers import AnswerWriter
-from service.bodies import pictures, read_body
+from service.api_keys import ApiKeys
+from service.bodies import pictures, read_body, requested_timeout
+from service.intake import Intake
 from service.metrics import WorkerMetrics
 from service.observe import Observe
 from service.problems import Problem
 from service.settings import Settings
-from service.slots import ServiceStatus, SlotPool, Ticket
+from service.slots import ServiceStatus, SlotPool
+from service.v2 import routes as v2
+from service.v2.protocol import HEADER
 
 log = logging.getLogger(__name__)
 
 PREDICT_PATH = "/v1/predict"
 DEFAULT_TOP_K = 5
-MAX_TIMEOUT_SECONDS = 3600.0
-TIMEOUT_HEADER = "x-request-timeout"
-# Up to here (about 2 ms of decoding) handing an image to a thread costs more than it saves the event loop.
-INLINE_PIXELS = 400_000
-DECODE_THREADS = 2
 
 
 def create_app(
@@ -53,59 +50,23 @@ def create_app(
         summary="Image classification with Coordinate Attention networks.",
     )
     writer = AnswerWriter(config.name, config.labels)
-    threads = ThreadPoolExecutor(DECODE_THREADS, "decode")
+    intake = Intake(settings, config.preprocessing, pool, counters)
+    keys = ApiKeys(settings.api_keys_file) if settings.api_keys_file else None
 
-    async def decode_into(ticket: Ticket, index: int, data: bytes) -> None:
-        """Write the pixels of an encoded picture into its slot. Raises ImageError."""
-        picture = Picture(data, settings.max_pixels)
-        width, height = picture.size
-        if width * height <= INLINE_PIXELS:
-            pixels = picture.pixels(config.preprocessing)
-        else:
-            loop = asyncio.get_running_loop()
-            pixels = await loop.run_in_executor(threads, picture.pixels, config.preprocessing)
-        np.copyto(ticket.pixels(index), pixels)
-
-    @app.post(PREDICT_PATH, **schema.PREDICT)
+    @app.post(PREDICT_PATH, dependencies=schema.KEYS if keys else [], **schema.PREDICT)
     async def predict(request: Request) -> Response:
         started = time.perf_counter()
+        if keys:
+            keys.check(request.headers)
         top_k = _top_k(request)
-        timeout = _timeout(request, settings.request_timeout)
+        deadline = started + requested_timeout(request, settings.request_timeout)
         body = await read_body(request, settings.max_body_bytes)
-        found = pictures(request.headers.get("content-type", ""), body, min(settings.max_images, pool.count))
-        try:
-            ticket = pool.take(len(found))
-        except Problem as problem:
-            counters.shed(len(found))
-            raise problem
-        with ticket:
-            decode_started = time.perf_counter()
-            refused: dict[int, Problem] = {}
-            for index, data in enumerate(found):
-                try:
-                    if isinstance(data, Problem):
-                        raise data
-                    await decode_into(ticket, index, data)
-                except (ImageError, Problem) as error:
-                    refused[index] = problems.of_image(error) if isinstance(error, ImageError) else error
-                    if len(found) == 1:
-                        raise refused[index] from error
-            decode_seconds = time.perf_counter() - decode_started
-            accepted = [index for index in range(len(found)) if index not in refused]
-            replies = await ticket.infer(accepted, timeout - (time.perf_counter() - started)) if accepted else []
+        found = pictures(request.headers.get("content-type", ""), body, intake.max_images)
+        async with intake.computed(found, deadline, some=len(found) > 1) as answer:
             predictions: list[str | Problem] = [
-                refused.get(index) or writer.ranking(ticket.scores(index), top_k) for index in range(len(found))
+                answer.refused.get(index) or writer.ranking(answer.scores(index), top_k) for index in range(len(found))
             ]
-        queue_us = max((reply.queue_us for reply in replies), default=0)
-        infer_us = max((reply.infer_us for reply in replies), default=0)
-        batch_size = max((reply.batch_size for reply in replies), default=0)
-        counters.decode.observe(decode_seconds)
-        counters.queue.observe(queue_us / 1e6)
-        counters.infer.observe(infer_us / 1e6)
-        return Response(
-            writer.answer(request.scope["request_id"], predictions, decode_seconds, queue_us, infer_us, batch_size),
-            media_type="application/json",
-        )
+        return Response(writer.answer(request.scope["request_id"], predictions, answer), media_type="application/json")
 
     def card() -> dict[str, Any]:
         return {
@@ -141,10 +102,14 @@ def create_app(
             return JSONResponse({"ready": False, "reason": reason}, 503)
         return JSONResponse({"ready": True, "form": status.card["form"]})
 
-    @app.get("/metrics", **schema.METRICS)
-    async def prometheus() -> Response:
+    @app.get("/metrics", dependencies=schema.KEYS if keys and settings.protect_metrics else [], **schema.METRICS)
+    async def prometheus(request: Request) -> Response:
+        if keys and settings.protect_metrics:
+            keys.check(request.headers)
         text = await asyncio.get_running_loop().run_in_executor(None, scrape)
         return Response(text, media_type=CONTENT_TYPE_LATEST)
+
+    app.include_router(v2.router(settings, config, intake, status, keys))
 
     @app.exception_handler(Problem)
     async def on_problem(request: Request, error: Problem) -> Response:
@@ -178,10 +143,21 @@ def create_app(
             response = _response(request, problems.internal_error())
         await response(scope, receive, send)
 
-    return Observe(straight, counters)
+    observed = Observe(straight, counters)
+    if not settings.cors_origins:
+        return observed
+    return CORSMiddleware(
+        observed,
+        allow_origins=[origin.strip() for origin in settings.cors_origins.split(",")],
+        allow_methods=["GET", "POST"],
+        allow_headers=["*"],
+        expose_headers=["X-Request-ID", "Retry-After", HEADER],
+    )
 
 
 def _response(request: Request, problem: Problem) -> Response:
+    if v2.owns(request.scope["path"]):
+        return v2.error(problem)
     return Response(
         problem.json(request.scope["request_id"]),
         problem.status,
@@ -197,18 +173,3 @@ def _top_k(request: Request) -> int:
     if not (text.isascii() and text.isdecimal() and len(text) < 10 and int(text) > 0):
         raise problems.out_of_range(f"top_k is {text!r}; it must be a whole number from 1")
     return int(text)
-
-
-def _timeout(request: Request, default: float) -> float:
-    text = request.headers.get(TIMEOUT_HEADER)
-    if text is None:
-        return default
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds <= MAX_TIMEOUT_SECONDS:  # also when it is NaN
-        raise problems.out_of_range(
-            f"X-Request-Timeout is {text!r}; it must be seconds above 0 and at most {MAX_TIMEOUT_SECONDS:g}"
-        )
-    return seconds

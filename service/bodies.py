@@ -17,6 +17,8 @@ RAW_TYPES = ("image/jpeg", "image/png", "image/webp", "application/octet-stream"
 MULTIPART_TYPE = "multipart/form-data"
 JSON_TYPE = "application/json"
 IMAGE_PART = "image"
+TIMEOUT_HEADER = "x-request-timeout"
+MAX_TIMEOUT_SECONDS = 3600.0
 ACCEPTED = ", ".join((*RAW_TYPES, MULTIPART_TYPE, JSON_TYPE))
 
 
@@ -26,6 +28,22 @@ class JsonImages(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     images: Annotated[list[str], Field(min_length=1, description="each base64, or a data: URI with base64")]
+
+
+def requested_timeout(request: Request, default: float) -> float:
+    """Seconds of the header X-Request-Timeout, or `default`. Raises Problem 422."""
+    text = request.headers.get(TIMEOUT_HEADER)
+    if text is None:
+        return default
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds <= MAX_TIMEOUT_SECONDS:  # also when it is NaN
+        raise problems.out_of_range(
+            f"X-Request-Timeout is {text!r}; it must be seconds above 0 and at most {MAX_TIMEOUT_SECONDS:g}"
+        )
+    return seconds
 
 
 async def read_body(request: Request, max_bytes: int) -> bytes:

@@ -26,6 +26,10 @@ def malformed(detail: str) -> Problem:
     return Problem(400, "malformed-request", "The request cannot be read", detail)
 
 
+def unauthorized(detail: str) -> Problem:
+    return Problem(401, "unauthorized", "A key is needed", detail, {"WWW-Authenticate": 'Bearer realm="coordserve"'})
+
+
 def body_too_large(limit: int) -> Problem:
     return Problem(
         413, "body-too-large", "The request body is too large", f"a body may have at most {limit:,} bytes; send less"

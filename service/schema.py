@@ -2,8 +2,11 @@
 
 from typing import Any
 
+from fastapi import Security
+from fastapi.security import APIKeyHeader, HTTPBearer
 from pydantic import BaseModel, Field
 
+from service.api_keys import HEADER as KEY_HEADER
 from service.bodies import RAW_TYPES, JsonImages
 from service.problems import MEDIA_TYPE
 
@@ -93,11 +96,15 @@ def _problem(text: str, retry: bool = False) -> dict[str, Any]:
     return answer
 
 
+# What FastAPI states of a route that needs a key; the check itself is ApiKeys.check.
+KEYS = [Security(HTTPBearer(auto_error=False)), Security(APIKeyHeader(name=KEY_HEADER, auto_error=False))]
+
 PREDICT: dict[str, Any] = {
     "summary": "Classify one or more images",
     "responses": {
         200: {"model": Answer, "description": "The rankings"},
         400: _problem("Body or image malformed"),
+        401: _problem("No key, or a wrong one, where the service asks for keys"),
         413: _problem("Too many bytes or pixels"),
         415: _problem("Not an image or content type that is read"),
         422: _problem("A parameter out of range"),

@@ -58,14 +58,19 @@ class Settings(BaseSettings):
     request_timeout: float = Field(30.0, gt=0, le=3600, description="seconds until 504, unless X-Request-Timeout says")
     max_body_bytes: int = Field(16 * 2**20, ge=1024, description="largest request body before 413")
     max_pixels: int = Field(MAX_PIXELS, ge=1, description="largest image, width times height, before 413")
+    api_keys_file: Path | None = Field(
+        None, description="keys, one a line, that predicting needs; read again when changed"
+    )
+    protect_metrics: bool = Field(False, description="whether /metrics needs a key, too")
+    cors_origins: str = Field("", description="origins whose pages may ask, separated by commas; * for all")
     max_images: int = Field(64, ge=1, le=1024, description="most images in one request")
     log_format: Literal["console", "json"] = Field("console", description="how log lines look")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severity logged")
 
-    @field_validator("model", "cache_dir")
+    @field_validator("model", "cache_dir", "api_keys_file")
     @classmethod
-    def _absolute(cls, path: Path) -> Path:
-        return path.expanduser().absolute()
+    def _absolute(cls, path: Path | None) -> Path | None:
+        return path.expanduser().absolute() if path else None
 
     @property
     def slots_per_worker(self) -> int:

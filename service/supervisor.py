@@ -18,6 +18,7 @@ from typing import Any
 
 from models.config import read_config
 from service import control, process
+from service.api_keys import ApiKeys, ApiKeysError
 from service.arena import Arena
 from service.control import Message
 from service.metrics import DIRECTORY_VARIABLE
@@ -71,6 +72,11 @@ class Supervisor:
     def __init__(self, settings: Settings) -> None:
         """Check what can be checked without torch. Raises StartError, ModelDirectoryError."""
         config = read_config(settings.model)
+        if settings.api_keys_file:
+            try:
+                ApiKeys(settings.api_keys_file)
+            except ApiKeysError as error:
+                raise StartError(str(error)) from error
         self._settings, self._model = settings, config.name
         self._listener = _listen(settings.host, settings.port)
         self._arena_shape = (

@@ -17,7 +17,7 @@ def settings_table() -> str:
     """One row a setting, in the order of the class."""
     rows = ["| `COORDSERVE_…` | default | |", "|---|---|---|"]
     for name, field in Settings.model_fields.items():
-        default = "" if field.default is PydanticUndefined else f"`{field.default}`"
+        default = "" if field.default in (PydanticUndefined, None, "") else f"`{field.default}`"
         if name == "model":
             default = "the digits"
         rows.append(f"| `{name.upper()}` | {default} | {field.description} |")

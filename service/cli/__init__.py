@@ -5,6 +5,8 @@ import os
 import sys
 from collections.abc import Sequence
 
+import shtab
+
 from models.config import ModelDirectoryError
 from service import __version__
 from service.cli import experimenting, predicting, serving, training, weights
@@ -15,7 +17,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; its exit code: 1 it failed, 2 wrongly called, 130 interrupted, 141 nobody read on."""
     options = parser().parse_args(arguments)
     try:
-        return int(options.run(options))
+        return int(options.run(options) or 0)
     except (CommandError, ModelDirectoryError) as error:
         print(f"coordserve: error: {error}", file=sys.stderr)
         return 1
@@ -33,4 +35,7 @@ def parser() -> argparse.ArgumentParser:
     commands = root.add_subparsers(required=True, metavar="COMMAND")
     for group in (serving, predicting, training, weights, experimenting):
         group.add_to(commands)
+    completion = commands.add_parser("completion", help="print a script that completes commands for a shell")
+    completion.add_argument("shell", choices=["bash", "zsh", "tcsh"])
+    completion.set_defaults(run=lambda options: print(shtab.complete(root, options.shell)))
     return root

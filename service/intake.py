@@ -1,0 +1,111 @@
+"""What every predicting route does: images into slots, through the engine, out as scores."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.config import Preprocessing
+from models.images import ImageError, ImageTooLarge, Picture, Pixels, resize_and_crop
+from service import problems
+from service.metrics import WorkerMetrics
+from service.problems import Problem
+from service.settings import Settings
+from service.slots import SlotPool, Ticket
+
+# Up to here (about 2 ms of decoding) handing an image to a thread costs more than it saves the event loop.
+INLINE_PIXELS = 400_000
+DECODE_THREADS = 2
+
+Image = bytes | Pixels | Problem
+"""An encoded picture, RGB pixels uint8 [height, width, 3], or what is wrong with one"""
+
+
+@dataclass
+class Computed:
+    """The images of a request, answered by the engine. Of several, the longest times and the largest batch."""
+
+    ticket: Ticket
+    refused: dict[int, Problem]
+    decode_seconds: float
+    queue_us: int = 0
+    infer_us: int = 0
+    batch_size: int = 0
+
+    def scores(self, index: int) -> NDArray[np.float32]:
+        """float32 [classes] of an image that was not refused; valid inside the context of Intake.computed."""
+        return self.ticket.scores(index)
+
+
+class Intake:
+    """The way of one worker's images to the engine and back."""
+
+    def __init__(
+        self, settings: Settings, preprocessing: Preprocessing, pool: SlotPool, counters: WorkerMetrics
+    ) -> None:
+        self._preprocessing, self._pool, self._counters = preprocessing, pool, counters
+        self._max_pixels = settings.max_pixels
+        self.max_images = min(settings.max_images, pool.count)
+        self._threads = ThreadPoolExecutor(DECODE_THREADS, "decode")
+
+    @asynccontextmanager
+    async def computed(self, images: Sequence[Image], deadline: float, some: bool = False) -> AsyncIterator[Computed]:
+        """Have images computed, by `deadline` (of time.perf_counter()); inside the context their scores can be read.
+
+        A bad image raises its Problem; if `some` it is named in `refused` instead. Raises Problem:
+        429 (no room), 503 (no engine), 504 (deadline), 500 (the network failed).
+        """
+        try:
+            ticket = self._pool.take(len(images))
+        except Problem:
+            self._counters.shed(len(images))
+            raise
+        with ticket:
+            started = time.perf_counter()
+            refused: dict[int, Problem] = {}
+            for index, image in enumerate(images):
+                try:
+                    await self._place(ticket, index, image)
+                except Problem as problem:
+                    if not some:
+                        raise
+                    refused[index] = problem
+            now = time.perf_counter()
+            answer = Computed(ticket, refused, now - started)
+            if accepted := [index for index in range(len(images)) if index not in refused]:
+                replies = await ticket.infer(accepted, deadline - now)
+                answer.queue_us = max(reply.queue_us for reply in replies)
+                answer.infer_us = max(reply.infer_us for reply in replies)
+                answer.batch_size = max(reply.batch_size for reply in replies)
+            self._counters.decode.observe(answer.decode_seconds)
+            self._counters.queue.observe(answer.queue_us / 1e6)
+            self._counters.infer.observe(answer.infer_us / 1e6)
+            yield answer
+
+    async def _place(self, ticket: Ticket, index: int, image: Image) -> None:
+        """Write into its slot what the network sees of an image. Raises Problem."""
+        if isinstance(image, Problem):
+            raise image
+        try:
+            if isinstance(image, bytes):
+                picture = Picture(image, self._max_pixels)
+                width, height = picture.size
+                pixels = await self._run(picture.pixels, width * height)
+            else:
+                if image.shape[0] * image.shape[1] > self._max_pixels:
+                    raise ImageTooLarge(image.shape[1], image.shape[0], self._max_pixels)
+                pixels = await self._run(partial(resize_and_crop, image), image.shape[0] * image.shape[1])
+        except ImageError as error:
+            raise problems.of_image(error) from error
+        np.copyto(ticket.pixels(index), pixels)
+
+    async def _run(self, prepare: Callable[[Preprocessing], Pixels], pixels: int) -> Pixels:
+        if pixels <= INLINE_PIXELS:
+            return prepare(self._preprocessing)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, prepare, self._preprocessing)

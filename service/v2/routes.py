@@ -1,0 +1,108 @@
+"""The routes under /v2, and what they say when they fail."""
+
+import time
+from typing import Any
+
+import numpy as np
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
+
+from models.config import ModelConfig
+from service import __version__, problems
+from service.api_keys import ApiKeys
+from service.bodies import read_body, requested_timeout
+from service.intake import Intake
+from service.problems import Problem
+from service.schema import KEYS
+from service.settings import Settings
+from service.slots import ServiceStatus
+from service.v2 import protocol, schema
+
+PREFIX = "/v2"
+VERSION = "1"
+PLATFORM = "pytorch"
+EXTENSIONS = ["binary_tensor_data", "classification", "schedule_policy"]
+MODEL, VERSIONED = "/models/{name}", "/models/{name}/versions/{version}"
+
+
+def router(
+    settings: Settings, config: ModelConfig, intake: Intake, status: ServiceStatus, keys: ApiKeys | None
+) -> APIRouter:
+    """The protocol's routes for the one model served."""
+    routes = APIRouter(prefix=PREFIX, tags=["Open Inference Protocol v2"])
+
+    security = KEYS if keys else []
+
+    def check(name: str, version: str = VERSION) -> None:
+        if name != config.name:
+            raise problems.from_http_status(404, f"no model {name!r}; this service has {config.name!r}")
+        if version != VERSION:
+            raise problems.from_http_status(404, f"no version {version!r} of {name!r}; there is {VERSION!r}")
+
+    def serving() -> bool:
+        return status.ready and not status.draining
+
+    @routes.get("", **schema.SERVER)
+    @routes.get("/", include_in_schema=False)
+    async def server() -> Response:
+        return JSONResponse({"name": "coordserve", "version": __version__, "extensions": EXTENSIONS})
+
+    @routes.get("/health/live", **schema.LIVE)
+    async def live() -> Response:
+        return JSONResponse({"live": not status.failed}, 503 if status.failed else 200)
+
+    @routes.get("/health/ready", **schema.READY)
+    async def ready() -> Response:
+        return JSONResponse({"ready": serving()}, 200 if serving() else 503)
+
+    @routes.get(MODEL, **schema.MODEL)
+    @routes.get(VERSIONED, **schema.MODEL)
+    async def model(name: str, version: str = VERSION) -> Response:
+        check(name, version)
+        tensors = {
+            "inputs": [{"name": protocol.INPUT, "datatype": "BYTES", "shape": [-1]}],
+            "outputs": [{"name": protocol.SCORES, "datatype": "FP32", "shape": [-1, config.num_classes]}],
+        }
+        return JSONResponse({"name": name, "versions": [VERSION], "platform": PLATFORM, **tensors})
+
+    @routes.get(f"{MODEL}/ready", **schema.MODEL_READY)
+    @routes.get(f"{VERSIONED}/ready", **schema.MODEL_READY)
+    async def model_ready(name: str, version: str = VERSION) -> Response:
+        check(name, version)
+        return JSONResponse({"name": name, "ready": serving()}, 200 if serving() else 503)
+
+    @routes.post(f"{MODEL}/infer", dependencies=security, **schema.INFER)
+    @routes.post(f"{VERSIONED}/infer", dependencies=security, **schema.INFER)
+    async def infer(request: Request, name: str, version: str = VERSION) -> Response:
+        started = time.perf_counter()
+        if keys:
+            keys.check(request.headers)
+        check(name, version)
+        if request.headers.get("content-encoding", "identity") != "identity":
+            raise protocol.ProtocolError("a compressed body is not read; send it without Content-Encoding")
+        timeout = requested_timeout(request, settings.request_timeout)
+        body = await read_body(request, settings.max_body_bytes)
+        asked = protocol.parse(body, request.headers.get(protocol.HEADER))
+        if len(asked.images) > intake.max_images:
+            raise protocol.ProtocolError(f"{len(asked.images)} images in one request; at most {intake.max_images}")
+        deadline = started + (min(timeout, asked.timeout) if asked.timeout else timeout)
+        async with intake.computed(asked.images, deadline) as answer:
+            scores = np.stack([answer.scores(index) for index in range(len(asked.images))])
+        content, json_length = protocol.answer(name, VERSION, asked, scores, config.labels)
+        if json_length is None:
+            return Response(content, media_type="application/json")
+        return Response(content, headers={protocol.HEADER: str(json_length)}, media_type="application/octet-stream")
+
+    return routes
+
+
+def owns(path: str) -> bool:
+    """Whether errors on `path` are the protocol's."""
+    return path == PREFIX or path.startswith(f"{PREFIX}/")
+
+
+def error(problem: Problem) -> Response:
+    """The protocol's error object; every status that says what the request was is 400 there."""
+    body: dict[str, Any] = {"error": problem.body["detail"]}
+    status = 503 if problem.status == 429 else problem.status  # no room: unavailable
+    return JSONResponse(body, status if status in (401, 404, 405, 500, 501, 503, 504) else 400, problem.headers)
