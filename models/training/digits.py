@@ -27,13 +27,24 @@ class DigitsSource:
 
     def __init__(self, epochs: int, batch_size: int, seed: int) -> None:
         self._steps, self._batch_size, self._seed = epochs * self.epoch_batches, batch_size, seed
+        self._generator, self._drawn = Generator(), 0
         scans, _ = scanned_digits.load(ON_CANVAS)
         self._varied = TrainingDigits(scans)
 
     def epoch(self, number: int) -> Iterator[Examples]:
-        generator = Generator().manual_seed(self._seed * 1_000_003 + number)
-        for step in range(number * self.epoch_batches, (number + 1) * self.epoch_batches):
-            yield self._varied.batch(self._batch_size, generator, min(1.0, step / (EASY * self._steps)))
+        begin = number * self.epoch_batches
+        if not 0 < self._drawn <= begin:
+            self._generator.manual_seed(self._seed)
+            self._drawn = 0
+        while self._drawn < begin:  # one stream of random numbers: a resumed training draws its beginning again
+            self._draw()
+        for _ in range(self.epoch_batches):
+            yield self._draw()
+
+    def _draw(self) -> Examples:
+        difficulty = min(1.0, self._drawn / (EASY * self._steps))
+        self._drawn += 1
+        return self._varied.batch(self._batch_size, self._generator, difficulty)
 
     def held_out(self) -> Iterator[Examples]:
         return held_out(self.preprocessing)

@@ -1,4 +1,4 @@
-"""The training loop: epochs that depend on nothing but what the one before left, so that a killed run goes on."""
+"""The training loop: epochs that depend on nothing but the state the one before left, so that a killed run goes on."""
 
 import copy
 import math
@@ -67,6 +67,8 @@ class State:
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     history: list[Epoch] = field(default_factory=list)
+    random: list[Tensor] = field(default_factory=list)
+    """states of the generators of CPU and CUDA devices, which dropout draws from"""
     best: dict[str, Tensor] | None = None
     """averaged weights of the epoch with the best held-out top-1, where the recipe has patience"""
 
@@ -100,6 +102,7 @@ class State:
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "history": [vars(epoch) for epoch in self.history],
+            "random": self.random,
             "best": self.best,
         }
 
@@ -108,6 +111,7 @@ class State:
         for name in ("network", "averaged", "optimizer", "scaler"):
             getattr(self, name).load_state_dict(saved[name])
         self.history = [Epoch(**epoch) for epoch in saved["history"]]
+        self.random = saved["random"]
         self.best = saved["best"]
 
 
@@ -121,11 +125,13 @@ def fit(
     device = next(state.network.parameters()).device
     normalise = Normalise(source.preprocessing, device)
     steps = recipe.epochs * source.epoch_batches
+    if state.random:
+        torch.set_rng_state(state.random[0])
+        torch.cuda.set_rng_state_all(state.random[1:])
     with tqdm(total=steps, initial=len(state.history) * source.epoch_batches, disable=not progress, leave=False) as bar:
         while not state.finished(recipe):
             number, started = len(state.history), time.monotonic()
             bar.set_description(f"epoch {number + 1}/{recipe.epochs}")
-            torch.manual_seed(1_000_003 * (recipe.seed + 1) + number)  # dropout's: a resumed epoch is the same
             loss, top1, seen = 0.0, 0.0, 0
             state.network.train()
             for index, examples in enumerate(source.epoch(number)):
@@ -152,6 +158,7 @@ def fit(
             )
             if recipe.patience is not None and state.best_epoch() == number:
                 state.best = {name: value.clone() for name, value in state.averaged.state_dict().items()}
+            state.random = [torch.get_rng_state(), *torch.cuda.get_rng_state_all()]
             after_epoch(state)
 
 
