@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from service.bodies import MAX_TIMEOUT_SECONDS
 from service.problems import Problem
 
 INPUT, SCORES = "image", "scores"
@@ -24,6 +25,7 @@ DATATYPES = (
     "BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64", "FP16", "FP32", "FP64", "BYTES",
 )  # fmt: skip
 MICROSECONDS = 1_000_000
+LONGEST_NUMBER = 15  # digits of a header; more would be no length, and slow to read
 
 Image = bytes | NDArray[np.uint8]
 """An encoded picture, or RGB pixels uint8 [height, width, 3]"""
@@ -61,7 +63,7 @@ def parse(body: bytes, header: str | None) -> InferRequest:
     """Read a request of one input. `header` is the value of Inference-Header-Content-Length. Raises ProtocolError."""
     if header is None:
         return _request(_json(body), None)
-    if not (header.isascii() and header.isdecimal()):
+    if not (header.isascii() and header.isdecimal() and len(header) <= LONGEST_NUMBER):
         raise ProtocolError(f"{HEADER} is {header!r}; it must be the length of the JSON in bytes, 0 or more")
     length = int(header)
     if length > len(body):
@@ -100,8 +102,8 @@ def _request(found: dict[str, Any], binary: _Binary | None) -> InferRequest:
         raise ProtocolError(f"inputs must be exactly one, named {INPUT!r}")
     all_binary = _field(parameters, "binary_data_output", bool, "parameters", False)
     timeout = _field(parameters, "timeout", int, "parameters", 0)
-    if timeout < 0:
-        raise ProtocolError(f"timeout is {timeout}; it must be microseconds, 0 for the service's own")
+    if not 0 <= timeout <= MAX_TIMEOUT_SECONDS * MICROSECONDS:
+        raise ProtocolError("timeout must be microseconds, at most an hour's; 0 for the service's own")
     if _field(parameters, "priority", int, "parameters", 0) < 0:
         raise ProtocolError("priority must be 0 or more")
     outputs = _objects(_field(found, "outputs", list, "the request", []), "outputs")
@@ -195,12 +197,15 @@ def _pixels(shape: list[int], found: dict[str, Any], size: int | None, binary: _
             raise ProtocolError(f"input {INPUT!r} of shape {shape} has {count} bytes, and binary_data_size is {size}")
         values = np.frombuffer(binary.take(size, f"input {INPUT!r}"), np.uint8)
     else:
-        flat = list(_flat(found["data"]))
-        if len(flat) != count:
-            raise ProtocolError(f"input {INPUT!r} has shape {shape} and {len(flat)} elements")
-        if not all(type(value) is int and 0 <= value <= 255 for value in flat):
+        try:
+            given = np.array(found["data"])
+        except (ValueError, OverflowError) as error:
+            raise ProtocolError(f"data of input {INPUT!r} is not a regular list of numbers: {error}") from error
+        if given.size != count:
+            raise ProtocolError(f"input {INPUT!r} has shape {shape} and {given.size} elements")
+        if given.dtype.kind not in "iu" or given.min() < 0 or given.max() > 255:
             raise ProtocolError(f"an element of input {INPUT!r} is no whole number from 0 to 255")
-        values = np.array(flat, np.uint8)
+        values = given.astype(np.uint8)
     return list(values.reshape(shape))
 
 

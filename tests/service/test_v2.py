@@ -260,6 +260,9 @@ BAD_JSON = {
     "output without a name": {"inputs": [IMAGE], "outputs": [{}]},
     "no classes": {"inputs": [IMAGE], "outputs": [{"name": "scores", "parameters": {"classification": 0}}]},
     "classes of text": {"inputs": [IMAGE], "outputs": [{"name": "scores", "parameters": {"classification": "2"}}]},
+    "ragged pixels": {"inputs": [{**IMAGE, "datatype": "UINT8", "shape": [1, 1, 1, 3], "data": [[0], [0, 0]]}]},
+    "pixels of text": {"inputs": [{**IMAGE, "datatype": "UINT8", "shape": [1, 1, 1, 3], "data": "abc"}]},
+    "timeout beyond all time": {"inputs": [IMAGE], "parameters": {"timeout": 10**400}},
     "negative timeout": {"inputs": [IMAGE], "parameters": {"timeout": -1}},
     "negative priority": {"inputs": [IMAGE], "parameters": {"priority": -1}},
     "colour beyond a byte": {"inputs": [{**IMAGE, "datatype": "UINT8", "shape": [1, 1, 1, 3], "data": [0, 0, 256]}]},
@@ -319,7 +322,13 @@ def test_broken_binary_tensors_are_400(http: httpx.Client, body: tuple[bytes, in
 
 
 @pytest.mark.parametrize(
-    ("header", "words"), [("-1", "must be the length"), ("999", "has only"), ("x", "must be the length")]
+    ("header", "words"),
+    [
+        ("-1", "must be the length"),
+        ("999", "has only"),
+        ("x", "must be the length"),
+        ("9" * 5000, "must be the length"),
+    ],
 )
 def test_a_wrong_header_is_400(http: httpx.Client, header: str, words: str):
     answer = http.post(INFER, content=b"{}", headers={HEADER: header})
