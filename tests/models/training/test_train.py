@@ -1,6 +1,7 @@
 """Training on a folder of pictures: what it leaves, and what survives a kill, a full disk and a wrong call."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -128,9 +129,10 @@ def test_patience_ends_a_training_that_learns_nothing_more_and_keeps_the_best(sh
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_both_optimizers_lower_the_loss(shapes: Path, tmp_path: Path, optimizer: str):
-    rate = {"adamw": 3e-3, "sgd": 0.05}[optimizer]
+    rate = {"adamw": 3e-3, "sgd": 0.02}[optimizer]
+    changes = {"network": read_config(BUNDLED_MODEL).network, "init": BUNDLED_MODEL, "input_size": None}
 
-    train(job(shapes, tmp_path, recipe=Recipe(6, 8, optimizer, rate)), Watch(silent))
+    train(job(shapes, tmp_path, recipe=Recipe(6, 8, optimizer, rate), **changes), Watch(silent))
 
     rows = [line.split(",") for line in (tmp_path / "training" / "curves.csv").read_text().splitlines()[1:]]
     assert float(rows[-1][2]) < float(rows[0][2])
@@ -157,7 +159,7 @@ def test_weights_of_another_network_are_refused_by_name_and_shape(shapes: Path, 
         train(job(shapes, tmp_path, init=BUNDLED_MODEL), Watch(silent))
 
     assert "--init has mobilenetv2_ca_025, and --network is mobilenetv2_ca_010" in str(refusal.value)
-    assert "other shape (features.1.conv.0.weight" in str(refusal.value)
+    assert re.search(r"\d+ other shape \(features\.\d+\.conv\.\d+\.weight \[", str(refusal.value))
 
 
 def test_the_digits_are_seen_at_one_size(tmp_path: Path):
