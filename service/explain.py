@@ -20,15 +20,25 @@ PNG = "image/png"
 _LEVELS = [f"{level / 255:.3f}".rstrip("0").rstrip(".") for level in range(256)]
 
 
+def usual_question(config: ModelConfig) -> Question:
+    """Where the network looked for its best class, by its Coordinate Attention if it has that."""
+    return (Method.COORDATT if config.network.attention == "ca" else Method.GRADCAM), BEST
+
+
 def question(request: Request, config: ModelConfig) -> Question:
     """The parameters `method` and `target`. Raises Problem 422."""
-    usual = Method.COORDATT if config.network.attention == "ca" else Method.GRADCAM
-    name = request.query_params.get("method", usual.name.lower())
+    return asked(request.query_params.get("method"), request.query_params.get("target"), config)
+
+
+def asked(name: str | None, target: str | None, config: ModelConfig) -> Question:
+    """The question in words; what is left out is as usual. Raises Problem 422."""
+    usual, _ = usual_question(config)
+    name = usual.name.lower() if name is None else name
     if name not in METHODS:
         raise problems.out_of_range(f"method is {name!r}; it must be one of {', '.join(METHODS)}")
     if METHODS[name] is Method.COORDATT and usual is Method.GRADCAM:
         raise problems.out_of_range(f"{config.network.name} has no Coordinate Attention; ask for method=gradcam")
-    return METHODS[name], _target(request.query_params.get("target"), config.labels)
+    return METHODS[name], _target(target, config.labels)
 
 
 def wants_png(request: Request, images: int) -> bool:
@@ -57,9 +67,9 @@ class ExplanationWriter:
     def __init__(self, config: ModelConfig) -> None:
         self._model, self._labels = config.name, config.labels
 
-    def one(self, explanation: Explanation, scores: NDArray[np.float32], asked: Question) -> str:
+    def one(self, explanation: Explanation, scores: NDArray[np.float32], question: Question) -> str:
         """The JSON object of one image."""
-        method, target = asked
+        method, target = question
         index = int(scores.argmax()) if target == BEST else target
         rows = ",".join("[" + ",".join(map(_LEVELS.__getitem__, row)) + "]" for row in explanation.map.tolist())
         blocks = [

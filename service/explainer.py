@@ -5,10 +5,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from models import directory
-from models.attention_maps import block_maps, combined_map, grad_cam
-from models.inference import Classifier
+from models.attention_maps import attention, grad_cam
+from models.inference import Classifier, for_inference
 from models.networks import ConvNet
 from service.explanations import BEST, Block, Explanation, Method, levels
 
@@ -28,12 +29,13 @@ class Explainer:
         Raises ValueError where the method does not suit the network, ModelDirectoryError.
         """
         network, classifier = self._load()
-        with torch.no_grad():
-            images = classifier.normalise(torch.from_numpy(pixels.copy())[None].to(self._device))
-            scores = network(images).softmax(dim=1)
+        images = classifier.normalise(torch.from_numpy(pixels.copy())[None].to(self._device))
         if method is Method.GRADCAM:
-            targets = scores.argmax(dim=1) if target == BEST else torch.tensor([target], device=self._device)
-            return scores[0].cpu().numpy(), Explanation(levels(grad_cam(network, images, targets)[0].cpu().numpy()))
+            with torch.no_grad():
+                logits = network(images)
+            targets = logits.argmax(dim=1) if target == BEST else torch.tensor([target], device=self._device)
+            return _scores(logits), Explanation(levels(grad_cam(network, images, targets)[0].cpu().numpy()))
+        looked = attention(network, images)
         blocks = [
             Block(
                 int(block.name.split(".")[1]),
@@ -41,13 +43,17 @@ class Explainer:
                 block.a_w[0].mean(dim=0).cpu().numpy(),
                 block.map()[0].cpu().numpy(),
             )
-            for block in block_maps(network, images)
+            for block in looked.blocks
         ]
-        return scores[0].cpu().numpy(), Explanation(levels(combined_map(network, images)[0].cpu().numpy()), blocks)
+        return _scores(looked.logits), Explanation(levels(looked.map[0].cpu().numpy()), blocks)
 
     def _load(self) -> tuple[ConvNet, Classifier]:
         if self._loaded is None:
             config, network = directory.load(self._model)
-            classifier = Classifier(network, config.preprocessing).to(self._device).eval().requires_grad_(False)
-            self._loaded = network, classifier
+            self._loaded = network, for_inference(network, config).to(self._device)
         return self._loaded
+
+
+def _scores(logits: Tensor) -> NDArray[np.float32]:
+    scores: NDArray[np.float32] = logits[0].softmax(dim=0).cpu().numpy()
+    return scores

@@ -16,6 +16,7 @@ from models.config import BUNDLED_MODEL, ModelConfig, Network, read_config
 from models.networks import create
 from service.explanations import Block, Explanation, pack, unpack
 from tests.conftest import DIGITS, encode
+from tests.service.test_cli import coordserve
 
 PNG = (DIGITS / "dejavu-sans-7.png").read_bytes()
 LABELS = read_config(BUNDLED_MODEL).labels
@@ -170,6 +171,34 @@ def test_a_network_without_coordinate_attention_has_grad_cam(tmp_path: Path):
     assert usual.json()["explanations"][0]["method"] == "gradcam"
     assert refused.status_code == 422
     assert "ask for method=gradcam" in refused.json()["detail"]
+
+
+def test_the_command_writes_the_same_overlay(client: httpx.Client, tmp_path: Path):
+    done = coordserve("explain", DIGITS / "dejavu-sans-7.png", "--out", tmp_path / "looked.png")
+
+    assert done.returncode == 0, done.stderr
+    assert ": seven 0." in done.stdout
+    ours, theirs = (
+        np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(int)
+        for png in ((tmp_path / "looked.png").read_bytes(), explain(client, Accept="image/png").content)
+    )
+    assert np.abs(ours - theirs).max() <= 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["nowhere.png"], "No such file"),
+        ([DIGITS / "dejavu-sans-7.png", "--target", "eleven"], "target is 'eleven'"),
+        ([Path(__file__)], "not a JPEG, PNG or WebP image"),
+    ],
+)
+def test_a_wrong_call_of_the_command_is_said_in_a_line(tmp_path: Path, arguments: list, words: str):
+    done = coordserve("explain", *arguments, "--out", tmp_path / "x.png")
+
+    assert done.returncode == 1
+    assert words in done.stderr
+    assert not (tmp_path / "x.png").exists()
 
 
 def test_what_is_packed_is_unpacked():
