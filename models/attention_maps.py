@@ -29,12 +29,57 @@ class BlockMap:
         return torch.einsum("nch,ncw->nhw", self.a_h, self.a_w) / self.a_h.shape[1]
 
 
-@torch.no_grad()
+@dataclass(frozen=True)
+class Attention:
+    """What a network makes of N images, and where it looked."""
+
+    logits: Tensor
+    """[N, classes]"""
+    blocks: list[BlockMap]
+    """of every Coordinate Attention block, from first to last"""
+    map: Tensor
+    """of all blocks: float32 [N, H, W], as `combined_map` gives it"""
+
+
+def attention(network: ConvNet, images: Tensor) -> Attention:
+    """Logits and maps of normalised images [N, 3, H, W], in one pass. ValueError without Coordinate Attention."""
+    count = len(images)
+    empty = images.flatten(2).median(dim=2).values[:, :, None, None].expand_as(images)
+    logits, blocks = _run(network, torch.cat([images, empty]))
+    moved = []
+    for block in blocks:
+        change = BlockMap(
+            block.name,
+            (block.a_h[:count] - block.a_h[count:]).abs(),
+            (block.a_w[:count] - block.a_w[count:]).abs(),
+        )
+        moved.append(_resized(change.map(), images.shape[2:]))
+    own = [BlockMap(block.name, block.a_h[:count], block.a_w[:count]) for block in blocks]
+    return Attention(logits[:count], own, _stretched(torch.stack(moved).mean(dim=0)))
+
+
 def block_maps(network: ConvNet, images: Tensor) -> list[BlockMap]:
     """The gates of every Coordinate Attention block, from first to last, of normalised images [N, 3, H, W].
 
     Raises ValueError for a network without such blocks.
     """
+    return _run(network, images)[1]
+
+
+def combined_map(network: ConvNet, images: Tensor) -> Tensor:
+    """One map an image, of all blocks: float32 [N, H, W] for normalised images [N, 3, H, W], stretched to 0..1.
+
+    It shows where the picture, and not its border, moves the gates. From each gate is taken what the
+    block gives for an empty picture of the image's median colour; then each place has the product of
+    how far its row's and its column's gate have moved, mean over channels and blocks. (The plain
+    products of gates are mostly what zero padding does at the border, and lower at the object as often
+    as higher.) Raises ValueError for a network without Coordinate Attention.
+    """
+    return attention(network, images).map
+
+
+@torch.no_grad()
+def _run(network: ConvNet, images: Tensor) -> tuple[Tensor, list[BlockMap]]:
     blocks = {module: name for name, module in network.named_modules() if isinstance(module, CoordAtt)}
     if not blocks:
         raise ValueError("the network has no Coordinate Attention blocks; Grad-CAM works for any network")
@@ -47,31 +92,10 @@ def block_maps(network: ConvNet, images: Tensor) -> list[BlockMap]:
 
     hooks = [block.register_forward_pre_hook(keep) for block in blocks]
     try:
-        network(images)
+        return network(images), maps
     finally:
         for hook in hooks:
             hook.remove()
-    return maps
-
-
-@torch.no_grad()
-def combined_map(network: ConvNet, images: Tensor) -> Tensor:
-    """One map an image, of all blocks: float32 [N, H, W] for normalised images [N, 3, H, W], stretched to 0..1.
-
-    It shows where the picture, and not its border, moves the gates. From each gate is taken what the
-    block gives for an empty picture of the image's median colour; then each place has the product of
-    how far its row's and its column's gate have moved, mean over channels and blocks. (The plain
-    products of gates are mostly what zero padding does at the border, and lower at the object as often
-    as higher.) Raises ValueError for a network without Coordinate Attention.
-    """
-    empty = images.flatten(2).median(dim=2).values[:, :, None, None].expand_as(images)
-    moved = []
-    for block in block_maps(network, torch.cat([images, empty])):
-        rows, empty_rows = block.a_h.chunk(2)
-        columns, empty_columns = block.a_w.chunk(2)
-        change = BlockMap(block.name, (rows - empty_rows).abs(), (columns - empty_columns).abs())
-        moved.append(_resized(change.map(), images.shape[2:]))
-    return _stretched(torch.stack(moved).mean(dim=0))
 
 
 def grad_cam(network: ConvNet, images: Tensor, targets: Tensor) -> Tensor:

@@ -20,9 +20,11 @@ from service import __version__, problems, schema
 from service.answers import AnswerWriter
 from service.api_keys import ApiKeys
 from service.bodies import pictures, read_body, requested_timeout
+from service.explain import PNG, ExplanationWriter, question, wants_png
 from service.intake import Intake
 from service.metrics import WorkerMetrics
 from service.observe import Observe
+from service.overlay import overlay
 from service.problems import Problem
 from service.settings import Settings
 from service.slots import ServiceStatus, SlotPool
@@ -31,7 +33,7 @@ from service.v2.protocol import HEADER
 
 log = logging.getLogger(__name__)
 
-PREDICT_PATH = "/v1/predict"
+PREDICT_PATH, EXPLAIN_PATH = "/v1/predict", "/v1/explain"
 DEFAULT_TOP_K = 5
 
 
@@ -50,6 +52,7 @@ def create_app(
         summary="Image classification with Coordinate Attention networks.",
     )
     writer = AnswerWriter(config.name, config.labels)
+    explainer = ExplanationWriter(config)
     intake = Intake(settings, config.preprocessing, pool, counters)
     keys = ApiKeys(settings.api_keys_file) if settings.api_keys_file else None
 
@@ -67,6 +70,26 @@ def create_app(
                 answer.refused.get(index) or writer.ranking(answer.scores(index), top_k) for index in range(len(found))
             ]
         return Response(writer.answer(request.scope["request_id"], predictions, answer), media_type="application/json")
+
+    @app.post(EXPLAIN_PATH, dependencies=schema.KEYS if keys else [], **schema.EXPLAIN)
+    async def explain(request: Request) -> Response:
+        started = time.perf_counter()
+        if keys:
+            keys.check(request.headers)
+        asked = question(request, config)
+        deadline = started + requested_timeout(request, settings.request_timeout)
+        body = await read_body(request, settings.max_body_bytes)
+        found = pictures(request.headers.get("content-type", ""), body, intake.max_images)
+        as_png = wants_png(request, len(found))
+        async with intake.computed(found, deadline, some=len(found) > 1, question=asked) as answer:
+            if as_png:
+                png = overlay(answer.seen[0], answer.explanation(0).map)
+                return Response(png, media_type=PNG)
+            explanations: list[str | Problem] = [
+                answer.refused.get(index) or explainer.one(answer.explanation(index), answer.scores(index), asked)
+                for index in range(len(found))
+            ]
+        return Response(explainer.answer(request.scope["request_id"], explanations), media_type="application/json")
 
     def card() -> dict[str, Any]:
         return {

@@ -8,6 +8,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from service.doorbell import Line
+from service.explanations import BEST, Method
 
 
 @dataclass(slots=True, eq=False)
@@ -18,6 +19,8 @@ class Entry:
     slot: int
     sent: float
     deadline: float
+    method: int = Method.COORDATT
+    target: int = BEST
     cancelled: bool = False
 
 

@@ -9,12 +9,15 @@ from collections.abc import Iterator
 from enum import IntEnum
 from typing import NamedTuple
 
+from service.explanations import BEST, Method
+
 
 class Command(IntEnum):
     """What a worker asks of the engine."""
 
     PREDICT = 0  # the slot's pixels are written: classify them
     CANCEL = 1  # nobody waits for the slot any more: drop it if it has not been computed
+    EXPLAIN = 2  # the same as PREDICT, and write over the pixels where the network looked
 
 
 class Status(IntEnum):
@@ -34,6 +37,10 @@ class Order(NamedTuple):
     command: int
     sent: float
     deadline: float
+    method: int = Method.COORDATT
+    """of explanations"""
+    target: int = BEST
+    """the class to be explained"""
 
 
 class Reply(NamedTuple):
@@ -46,7 +53,7 @@ class Reply(NamedTuple):
     infer_us: int
 
 
-ORDER = struct.Struct("=IIdd")
+ORDER = struct.Struct("=IIddHH")
 REPLY = struct.Struct("=IHHII")
 RECEIVE_BYTES = 1 << 16
 

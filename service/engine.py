@@ -29,6 +29,8 @@ from service import control, forms, logs, process
 from service.arena import Arena
 from service.batcher import BatchQueue, Entry
 from service.doorbell import ORDER, REPLY, Command, Line, Status
+from service.explainer import Explainer
+from service.explanations import Method, pack
 from service.forms import Form
 from service.metrics import EngineMetrics
 from service.settings import Settings, available_cores
@@ -62,6 +64,8 @@ class Engine:
         self._compile_state = "off"
 
         self._queue = BatchQueue()
+        self._explanations = BatchQueue()  # one at a time, when nothing else waits
+        self._explainer = Explainer(settings.model, self._target.device)
         self._lines: dict[int, Line] = {}  # by worker
         self._metrics = EngineMetrics()
         self._heartbeat_due = 0.0
@@ -82,11 +86,13 @@ class Engine:
                 self._metrics.waiting(len(self._queue))
                 self._heartbeat_due = now + HEARTBEAT_SECONDS
             wait = self._queue.wait(now, self._cap, self._settings.max_delay_ms / 1000)
-            if self._candidate:
+            if self._candidate or (self._explanations.wait(now, 1, 0.0) == 0.0 and wait is None):
                 wait = 0.0
             for key, events in self._selector.select(self._heartbeat_due - now if wait is None else wait):
                 key.data(key.fileobj, events)
             self._serve_batch()
+            if not len(self._queue):
+                self._serve_explanation()
             if self._candidate:
                 self._advance_candidate(*self._candidate)
 
@@ -173,6 +179,26 @@ class Engine:
         self._answer(batch, statuses, len(batch), started, finished - started)
         self._metrics.batch_ended()
 
+    def _serve_explanation(self) -> None:
+        started = time.monotonic()
+        batch, expired = self._explanations.cut(started, 1)
+        if expired:
+            self._metrics.dropped("deadline", len(expired))
+            self._answer(expired, [Status.EXPIRED] * len(expired), 0, started, 0.0)
+        for entry in batch:
+            try:
+                pixels = self._arena.pixels[entry.slot]
+                scores, explanation = self._explainer.explain(pixels, Method(entry.method), entry.target)
+                pack(explanation, pixels)
+                self._arena.scores[entry.slot] = scores
+                status = Status.OK if np.isfinite(scores).all() else Status.NOT_FINITE
+            except Exception:
+                log.exception("explaining an image failed")
+                if self._target.device == "cuda":
+                    raise
+                status = Status.FAILED
+            self._answer([entry], [status], 1, started, time.monotonic() - started)
+
     def _compute(self, form: Form, slots: list[int]) -> list[Status]:
         """Scores of the slots' pixels into the slots; what became of each."""
         images = len(slots)
@@ -212,10 +238,12 @@ class Engine:
         if orders is None:
             self._drop_line(line)
             return
-        for slot, command, sent, deadline in orders:
+        for slot, command, sent, deadline, method, target in orders:
             if command == Command.PREDICT:
                 self._queue.push(Entry(line, slot, sent, deadline))
-            elif entry := self._queue.cancel(slot):
+            elif command == Command.EXPLAIN:
+                self._explanations.push(Entry(line, slot, sent, deadline, method, target))
+            elif entry := self._queue.cancel(slot) or self._explanations.cancel(slot):
                 self._metrics.dropped("cancelled", 1)
                 self._answer([entry], [Status.CANCELLED], 0, time.monotonic(), 0.0)
 
@@ -228,7 +256,7 @@ class Engine:
 
     def _drop_line(self, line: Line) -> None:
         """A worker is gone: nobody waits for its images."""
-        if dropped := self._queue.disconnect(line):
+        if dropped := self._queue.disconnect(line) + self._explanations.disconnect(line):
             self._metrics.dropped("cancelled", dropped)
         self._selector.unregister(line)
         self._lines = {worker: other for worker, other in self._lines.items() if other is not line}

@@ -5,7 +5,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from models.config import Preprocessing
 from models.images import ImageError, ImageTooLarge, Picture, Pixels, resize_and_crop
 from service import problems
+from service.explanations import Explanation
 from service.metrics import WorkerMetrics
 from service.problems import Problem
 from service.settings import Settings
-from service.slots import SlotPool, Ticket
+from service.slots import Question, SlotPool, Ticket
 
 # Up to here (about 2 ms of decoding) handing an image to a thread costs more than it saves the event loop.
 INLINE_PIXELS = 400_000
@@ -37,6 +38,12 @@ class Computed:
     queue_us: int = 0
     infer_us: int = 0
     batch_size: int = 0
+    seen: list[Pixels] = field(default_factory=list)
+    """what the network saw of each image, uint8 [S, S, 3], if they were explained"""
+
+    def explanation(self, index: int) -> Explanation:
+        """Where the network looked in an image that was not refused, if that was the question; likewise."""
+        return self.ticket.explanation(index)
 
     def scores(self, index: int) -> NDArray[np.float32]:
         """float32 [classes] of an image that was not refused; valid inside the context of Intake.computed."""
@@ -55,11 +62,14 @@ class Intake:
         self._threads = ThreadPoolExecutor(DECODE_THREADS, "decode")
 
     @asynccontextmanager
-    async def computed(self, images: Sequence[Image], deadline: float, some: bool = False) -> AsyncIterator[Computed]:
+    async def computed(
+        self, images: Sequence[Image], deadline: float, some: bool = False, question: Question | None = None
+    ) -> AsyncIterator[Computed]:
         """Have images computed, by `deadline` (of time.perf_counter()); inside the context their scores can be read.
 
-        A bad image raises its Problem; if `some` it is named in `refused` instead. Raises Problem:
-        429 (no room), 503 (no engine), 504 (deadline), 500 (the network failed).
+        With a question their explanations can, too. A bad image raises its Problem; if `some` it is
+        named in `refused` instead. Raises Problem: 429 (no room), 503 (no engine), 504 (deadline), 500
+        (the network failed).
         """
         try:
             ticket = self._pool.take(len(images))
@@ -78,8 +88,10 @@ class Intake:
                     refused[index] = problem
             now = time.perf_counter()
             answer = Computed(ticket, refused, now - started)
+            if question:
+                answer.seen = [ticket.pixels(index).copy() for index in range(len(images))]
             if accepted := [index for index in range(len(images)) if index not in refused]:
-                replies = await ticket.infer(accepted, deadline - now)
+                replies = await ticket.infer(accepted, deadline - now, question)
                 answer.queue_us = max(reply.queue_us for reply in replies)
                 answer.infer_us = max(reply.infer_us for reply in replies)
                 answer.batch_size = max(reply.batch_size for reply in replies)

@@ -47,6 +47,32 @@ class Answer(BaseModel):
     timing: Timing
 
 
+class BlockMap(BaseModel):
+    """A Coordinate Attention block: means over channels of its gates, 0 to 1."""
+
+    name: str
+    a_h: list[float] = Field(description="of rows")
+    a_w: list[float] = Field(description="of columns")
+    map: list[list[float]] = Field(description="of the products of both, rows of columns")
+
+
+class Explanation(BaseModel):
+    """Where the network looked in one image."""
+
+    method: str
+    target: Prediction
+    blocks: list[BlockMap] = Field(description="from first to last; none with gradcam")
+    map: list[list[float]] = Field(description="of the image as the network sees it, rows of columns, 0 to 1")
+
+
+class Explanations(BaseModel):
+    """`explanations` has one entry an image, in order, or its problem if it alone was bad."""
+
+    model: str
+    request_id: str
+    explanations: list[Explanation | ProblemDetails]
+
+
 class Card(BaseModel):
     """What is served, where, and how fast."""
 
@@ -143,6 +169,35 @@ PREDICT: dict[str, Any] = {
                 "application/json": {"schema": JsonImages.model_json_schema()},
             },
         },
+    },
+}
+EXPLAIN: dict[str, Any] = {
+    "summary": "Show where the network looked in one or more images",
+    "responses": {
+        **PREDICT["responses"],
+        200: {
+            "model": Explanations,
+            "description": "A map of each image; or, by `Accept: image/png`, one image with its map over it",
+            "content": {"image/png": _BINARY},
+        },
+    },
+    "openapi_extra": {
+        "parameters": [
+            {
+                "name": "method",
+                "in": "query",
+                "description": "the gates of Coordinate Attention (the default, where the network has it), or Grad-CAM",
+                "schema": {"type": "string", "enum": ["coordatt", "gradcam"]},
+            },
+            {
+                "name": "target",
+                "in": "query",
+                "description": "label or index of the class that Grad-CAM explains; the best one if left out",
+                "schema": {"type": "string"},
+            },
+            *PREDICT["openapi_extra"]["parameters"][1:],
+        ],
+        "requestBody": PREDICT["openapi_extra"]["requestBody"],
     },
 }
 MODELS: dict[str, Any] = {"summary": "The models served", "response_model": Cards}

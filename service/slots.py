@@ -18,9 +18,14 @@ from numpy.typing import NDArray
 from service import problems
 from service.arena import Arena
 from service.doorbell import ORDER, REPLY, Command, Line, Reply, Status
+from service.explanations import BEST, Explanation, Method, unpack
 from service.problems import Problem
 
 RETRY_AFTER_SECONDS = 1
+
+Question = tuple[Method, int]
+"""How to explain an image, and the class to be explained"""
+NO_QUESTION: Question = (Method.COORDATT, BEST)
 
 
 @dataclass
@@ -76,19 +81,20 @@ class SlotPool:
         self._arena.used[slots] = 1
         return Ticket(self, self._arena, slots)
 
-    def submit(self, ticket: "Ticket", slots: Iterable[int], timeout: float) -> None:
+    def submit(self, ticket: "Ticket", slots: Iterable[int], timeout: float, question: Question | None) -> None:
         if self._line is None:
             raise problems.not_ready(self._status.reason)
         now = time.monotonic()
+        command = Command.EXPLAIN if question else Command.PREDICT
         for slot in slots:
             self._waiting[slot] = ticket
-            self._order(ORDER.pack(slot, Command.PREDICT, now, now + timeout))
+            self._order(ORDER.pack(slot, command, now, now + timeout, *(question or NO_QUESTION)))
 
     def give_back(self, slots: Iterable[int]) -> None:
         """The owner needs them no more; those that the engine still has come back with its reply."""
         for slot in slots:
             if slot in self._waiting:
-                self._order(ORDER.pack(slot, Command.CANCEL, 0.0, 0.0))
+                self._order(ORDER.pack(slot, Command.CANCEL, 0.0, 0.0, *NO_QUESTION))
             else:
                 self._release(slot)
 
@@ -157,14 +163,19 @@ class Ticket:
         """Scores float32 [classes] of image `index`, once `infer` has returned; valid until the ticket closes."""
         return self._arena.scores[self.slots[index]]
 
-    async def infer(self, indices: list[int], timeout: float) -> list[Reply]:
+    def explanation(self, index: int) -> Explanation:
+        """Where the network looked in image `index`, once `infer` has returned for a question."""
+        return unpack(self._arena.pixels[self.slots[index]])
+
+    async def infer(self, indices: list[int], timeout: float, question: Question | None = None) -> list[Reply]:
         """Have the images computed whose pixels are written; their replies, in order.
 
-        Raises Problem: 504 after `timeout` seconds, 503 if the engine is lost, 500 if the network fails.
+        With a question they are explained, too, and their pixels are no more. Raises Problem: 504 after
+        `timeout` seconds, 503 if the engine is lost, 500 if the network fails.
         """
         slots = [self.slots[index] for index in indices]
         self._expected, self._timeout = len(slots), timeout
-        self._pool.submit(self, slots, timeout)
+        self._pool.submit(self, slots, timeout, question)
         timer = asyncio.get_running_loop().call_later(timeout, self._expire)
         try:
             await self._done

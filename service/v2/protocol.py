@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from service.bodies import MAX_TIMEOUT_SECONDS
 from service.problems import Problem
 
-INPUT, SCORES = "image", "scores"
+INPUT, SCORES, ATTENTION = "image", "scores", "attention"
 HEADER = "Inference-Header-Content-Length"
 DATATYPES = (
     "BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64", "FP16", "FP32", "FP64", "BYTES",
@@ -117,10 +117,12 @@ def _request(found: dict[str, Any], binary: _Binary | None) -> InferRequest:
 
 def _output(found: dict[str, Any], all_binary: bool) -> Output:
     name = _field(found, "name", str, "an output")
-    if name != SCORES:
-        raise ProtocolError(f"there is no output {name!r}; there is {SCORES!r}")
+    if name not in (SCORES, ATTENTION):
+        raise ProtocolError(f"there is no output {name!r}; there are {SCORES!r} and {ATTENTION!r}")
     parameters = _field(found, "parameters", dict, f"output {name!r}", {})
     classes = _field(parameters, "classification", int, f"output {name!r}", 0)
+    if "classification" in parameters and name != SCORES:
+        raise ProtocolError(f"{name!r} has no classes; ask for the classification of {SCORES!r}")
     if "classification" in parameters and classes < 1:
         raise ProtocolError(f"classification is {classes}; it must be how many classes, from 1")
     return Output(name, _field(parameters, "binary_data", bool, f"output {name!r}", all_binary), classes)
@@ -252,26 +254,30 @@ _JSON_NAMES = {str: "string", dict: "object", list: "array", bool: "true or fals
 
 
 def answer(
-    model: str, version: str, request: InferRequest, scores: NDArray[np.float32], labels: Sequence[str]
+    model: str, version: str, request: InferRequest, values: dict[str, NDArray[np.float32]], labels: Sequence[str]
 ) -> tuple[bytes, int | None]:
-    """The body for scores float32 [n, classes], and the length of its JSON if tensors follow it."""
+    """The body, and the length of its JSON if tensors follow it.
+
+    values: float32 tensors by output: scores [n, classes], attention [n, S, S] if it was asked for.
+    """
     described: list[dict[str, Any]] = []
     tensors: list[bytes] = []
     for output in request.outputs:
         if output.classes:
-            rows = [_classification(row, output.classes, labels) for row in scores]
+            rows = [_classification(row, output.classes, labels) for row in values[output.name]]
             entry: dict[str, Any] = {"name": output.name, "datatype": "BYTES", "shape": [len(rows), len(rows[0])]}
             encoded = [text.encode() for row in rows for text in row]
             tensor = b"".join(struct.pack("<I", len(text)) + text for text in encoded)
             data: list[Any] = [text for row in rows for text in row]
         else:
-            entry = {"name": output.name, "datatype": "FP32", "shape": list(scores.shape)}
-            tensor, data = scores.astype("<f4", copy=False).tobytes(), []
+            found = values[output.name]
+            entry = {"name": output.name, "datatype": "FP32", "shape": list(found.shape)}
+            tensor, data = found.astype("<f4", copy=False).tobytes(), []
         if output.binary:
             entry["parameters"] = {"binary_data_size": len(tensor)}
             tensors.append(tensor)
         else:
-            entry["data"] = data or scores.ravel().tolist()
+            entry["data"] = data or values[output.name].ravel().tolist()
         described.append(entry)
     head: dict[str, Any] = {"model_name": model, "model_version": version}
     if request.id is not None:

@@ -11,6 +11,7 @@ from models.config import ModelConfig
 from service import __version__, problems
 from service.api_keys import ApiKeys
 from service.bodies import read_body, requested_timeout
+from service.explain import usual_question
 from service.intake import Intake
 from service.problems import Problem
 from service.schema import KEYS
@@ -32,6 +33,8 @@ def router(
     routes = APIRouter(prefix=PREFIX, tags=["Open Inference Protocol v2"])
 
     security = KEYS if keys else []
+    size = config.preprocessing.input_size
+    usual = usual_question(config)
 
     def check(name: str, version: str = VERSION) -> None:
         if name != config.name:
@@ -61,7 +64,10 @@ def router(
         check(name, version)
         tensors = {
             "inputs": [{"name": protocol.INPUT, "datatype": "BYTES", "shape": [-1]}],
-            "outputs": [{"name": protocol.SCORES, "datatype": "FP32", "shape": [-1, config.num_classes]}],
+            "outputs": [
+                {"name": protocol.SCORES, "datatype": "FP32", "shape": [-1, config.num_classes]},
+                {"name": protocol.ATTENTION, "datatype": "FP32", "shape": [-1, size, size]},
+            ],
         }
         return JSONResponse({"name": name, "versions": [VERSION], "platform": PLATFORM, **tensors})
 
@@ -86,9 +92,14 @@ def router(
         if len(asked.images) > intake.max_images:
             raise protocol.ProtocolError(f"{len(asked.images)} images in one request; at most {intake.max_images}")
         deadline = started + (min(timeout, asked.timeout) if asked.timeout else timeout)
-        async with intake.computed(asked.images, deadline) as answer:
-            scores = np.stack([answer.scores(index) for index in range(len(asked.images))])
-        content, json_length = protocol.answer(name, VERSION, asked, scores, config.labels)
+        explained = any(output.name == protocol.ATTENTION for output in asked.outputs)
+        async with intake.computed(asked.images, deadline, question=usual if explained else None) as answer:
+            indices = range(len(asked.images))
+            values = {protocol.SCORES: np.stack([answer.scores(index) for index in indices])}
+            if explained:
+                maps = np.stack([answer.explanation(index).map for index in indices])
+                values[protocol.ATTENTION] = np.divide(maps, 255, dtype=np.float32)
+        content, json_length = protocol.answer(name, VERSION, asked, values, config.labels)
         if json_length is None:
             return Response(content, media_type="application/json")
         return Response(content, headers={protocol.HEADER: str(json_length)}, media_type="application/octet-stream")

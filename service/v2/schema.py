@@ -68,7 +68,7 @@ class OutputParameters(BaseModel):
 
 
 class RequestedOutput(BaseModel):
-    name: str = Field(pattern="^scores$")
+    name: str = Field(pattern="^(scores|attention)$")
     parameters: OutputParameters | None = None
 
 

@@ -73,7 +73,10 @@ def test_health_and_metadata(triton: InferenceServerClient):
         "versions": ["1"],
         "platform": "pytorch",
         "inputs": [{"name": "image", "datatype": "BYTES", "shape": [-1]}],
-        "outputs": [{"name": "scores", "datatype": "FP32", "shape": [-1, 10]}],
+        "outputs": [
+            {"name": "scores", "datatype": "FP32", "shape": [-1, 10]},
+            {"name": "attention", "datatype": "FP32", "shape": [-1, 32, 32]},
+        ],
     }
 
 
@@ -130,6 +133,21 @@ def test_more_classes_than_there_are(triton: InferenceServerClient):
     outputs = [InferRequestedOutput("scores", class_count=99)]
 
     assert triton.infer(MODEL, [encoded(png(1))], outputs=outputs).as_numpy("scores").shape == (1, 10)
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_attention_only_when_asked_for(triton: InferenceServerClient, http: httpx.Client, binary: bool):
+    outputs = [InferRequestedOutput(name, binary_data=binary) for name in ("attention", "scores")]
+
+    result = triton.infer(MODEL, [encoded(png(7), png(3))], outputs=outputs)
+
+    attention = result.as_numpy("attention")
+    assert attention.shape == (2, 32, 32)
+    assert (attention.min(), attention.max()) == (0, 1)
+    assert result.as_numpy("scores").argmax(axis=1).tolist() == [7, 3]
+    answer = http.post("/v1/explain", content=png(3), headers={"Content-Type": "image/png"}).json()
+    np.testing.assert_allclose(attention[1], answer["explanations"][0]["map"], atol=2e-3)
+    assert triton.infer(MODEL, [encoded(png(7))]).as_numpy("attention") is None
 
 
 def test_a_raw_request(http: httpx.Client):
@@ -258,6 +276,10 @@ BAD_JSON = {
     "id no string": {"inputs": [IMAGE], "id": 1},
     "unknown output": {"inputs": [IMAGE], "outputs": [{"name": "logits"}]},
     "output without a name": {"inputs": [IMAGE], "outputs": [{}]},
+    "classes of attention": {
+        "inputs": [IMAGE],
+        "outputs": [{"name": "attention", "parameters": {"classification": 2}}],
+    },
     "no classes": {"inputs": [IMAGE], "outputs": [{"name": "scores", "parameters": {"classification": 0}}]},
     "classes of text": {"inputs": [IMAGE], "outputs": [{"name": "scores", "parameters": {"classification": "2"}}]},
     "ragged pixels": {"inputs": [{**IMAGE, "datatype": "UINT8", "shape": [1, 1, 1, 3], "data": [[0], [0, 0]]}]},
