@@ -22,16 +22,16 @@ def load(directory: Path) -> tuple[ModelConfig, ConvNet]:
         weights = load_file(path)
     except (OSError, SafetensorError) as error:
         raise ModelDirectoryError(f"cannot read the weights {path}: {error}") from error
-    if config.weights_sha256 and config.weights_sha256 != weights_digest(directory):
-        raise ModelDirectoryError(
-            f"{path} is not the file that {directory / CONFIG_FILE} was written with (weights_sha256): "
-            "write the directory again, or, if you meant to change the weights, remove that field"
-        )
     network = create(config.network, config.num_classes)
     if differences := compare(network.state_dict(), weights):
         raise ModelDirectoryError(
             f"{path} does not fit {directory / CONFIG_FILE} ({config.network.name}, {config.num_classes} labels): "
             + "; ".join(differences)
+        )
+    if config.weights_sha256 and config.weights_sha256 != weights_digest(directory):
+        raise ModelDirectoryError(
+            f"{path} is not the file that {directory / CONFIG_FILE} was written with (weights_sha256): "
+            "write the directory again, or, if you meant to change the weights, remove that field"
         )
     network.load_state_dict(weights)
     return config, network.eval()

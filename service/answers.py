@@ -1,12 +1,22 @@
 """Scores to the JSON of an answer. Written by hand: this is the hot path, and the schema is stated in `schema`."""
 
 import json
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.intake import Computed
 from service.problems import Problem
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Where the time of a request went; of several images the longest times and the largest batch."""
+
+    decode_seconds: float
+    queue_us: int = 0
+    infer_us: int = 0
+    batch_size: int = 0
 
 
 class AnswerWriter:
@@ -30,11 +40,11 @@ class AnswerWriter:
         values = zip(best.tolist(), scores[best].tolist(), strict=True)
         return "[" + ",".join(f"{classes[index]}{score:.6g}}}" for index, score in values) + "]"
 
-    def answer(self, request_id: str, predictions: list[str | Problem], computed: Computed) -> bytes:
+    def answer(self, request_id: str, predictions: list[str | Problem], timing: Timing) -> bytes:
         """The whole body; `predictions` are rankings, or problems of single images."""
         images = ",".join(image if isinstance(image, str) else image.json(request_id).decode() for image in predictions)
         return (
             f'{self._head}{json.dumps(request_id)},"predictions":[{images}],"timing":{{'
-            f'"decode_ms":{computed.decode_seconds * 1e3:.3f},"queue_ms":{computed.queue_us / 1e3:.3f},'
-            f'"infer_ms":{computed.infer_us / 1e3:.3f},"batch_size":{computed.batch_size}}}}}'
+            f'"decode_ms":{timing.decode_seconds * 1e3:.3f},"queue_ms":{timing.queue_us / 1e3:.3f},'
+            f'"infer_ms":{timing.infer_us / 1e3:.3f},"batch_size":{timing.batch_size}}}}}'
         ).encode()

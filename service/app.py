@@ -69,7 +69,9 @@ def create_app(
             predictions: list[str | Problem] = [
                 answer.refused.get(index) or writer.ranking(answer.scores(index), top_k) for index in range(len(found))
             ]
-        return Response(writer.answer(request.scope["request_id"], predictions, answer), media_type="application/json")
+        return Response(
+            writer.answer(request.scope["request_id"], predictions, answer.timing), media_type="application/json"
+        )
 
     @app.post(EXPLAIN_PATH, dependencies=schema.KEYS if keys else [], **schema.EXPLAIN)
     async def explain(request: Request) -> Response:

@@ -5,7 +5,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from models.config import Preprocessing
 from models.images import ImageError, ImageTooLarge, Picture, Pixels, resize_and_crop
 from service import problems
+from service.answers import Timing
 from service.explanations import Explanation
 from service.metrics import WorkerMetrics
 from service.problems import Problem
@@ -28,25 +29,23 @@ Image = bytes | Pixels | Problem
 """An encoded picture, RGB pixels uint8 [height, width, 3], or what is wrong with one"""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Computed:
-    """The images of a request, answered by the engine. Of several, the longest times and the largest batch."""
+    """The images of a request, answered by the engine; valid inside the context of Intake.computed."""
 
     ticket: Ticket
     refused: dict[int, Problem]
-    decode_seconds: float
-    queue_us: int = 0
-    infer_us: int = 0
-    batch_size: int = 0
-    seen: list[Pixels] = field(default_factory=list)
+    """what is wrong with the images that were left out"""
+    timing: Timing
+    seen: list[Pixels]
     """what the network saw of each image, uint8 [S, S, 3], if they were explained"""
 
     def explanation(self, index: int) -> Explanation:
-        """Where the network looked in an image that was not refused, if that was the question; likewise."""
+        """Where the network looked in an image that was not refused, if that was the question."""
         return self.ticket.explanation(index)
 
     def scores(self, index: int) -> NDArray[np.float32]:
-        """float32 [classes] of an image that was not refused; valid inside the context of Intake.computed."""
+        """float32 [classes] of an image that was not refused."""
         return self.ticket.scores(index)
 
 
@@ -87,18 +86,20 @@ class Intake:
                         raise
                     refused[index] = problem
             now = time.perf_counter()
-            answer = Computed(ticket, refused, now - started)
-            if question:
-                answer.seen = [ticket.pixels(index).copy() for index in range(len(images))]
+            seen = [ticket.pixels(index).copy() for index in range(len(images))] if question else []
+            timing = Timing(now - started)
             if accepted := [index for index in range(len(images)) if index not in refused]:
                 replies = await ticket.infer(accepted, deadline - now, question)
-                answer.queue_us = max(reply.queue_us for reply in replies)
-                answer.infer_us = max(reply.infer_us for reply in replies)
-                answer.batch_size = max(reply.batch_size for reply in replies)
-            self._counters.decode.observe(answer.decode_seconds)
-            self._counters.queue.observe(answer.queue_us / 1e6)
-            self._counters.infer.observe(answer.infer_us / 1e6)
-            yield answer
+                timing = Timing(
+                    timing.decode_seconds,
+                    max(reply.queue_us for reply in replies),
+                    max(reply.infer_us for reply in replies),
+                    max(reply.batch_size for reply in replies),
+                )
+            self._counters.decode.observe(timing.decode_seconds)
+            self._counters.queue.observe(timing.queue_us / 1e6)
+            self._counters.infer.observe(timing.infer_us / 1e6)
+            yield Computed(ticket, refused, timing, seen)
 
     async def _place(self, ticket: Ticket, index: int, image: Image) -> None:
         """Write into its slot what the network sees of an image. Raises Problem."""

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from service import problems
-from service.answers import AnswerWriter
+from service.answers import AnswerWriter, Timing
 
 
 @pytest.mark.parametrize(("classes", "top_k"), [(3, 5), (10, 3), (1000, 5), (1000, 1), (1000, 1000)])
@@ -31,7 +31,7 @@ def test_labels_and_names_of_any_characters_stay_json():
         problems.malformed('say "what"'),
     ]
 
-    answer = json.loads(writer.answer('id"', rankings, 0.0012345, 2000, 3500, 4))
+    answer = json.loads(writer.answer('id"', rankings, Timing(0.0012345, 2000, 3500, 4)))
 
     assert answer["model"] == 'a"b'
     assert answer["request_id"] == 'id"'

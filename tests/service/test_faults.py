@@ -14,9 +14,9 @@ import httpx
 import psutil
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 
 from loadtests.running import RunningService, wait_until
+from models import directory
 from models.config import BUNDLED_MODEL, CONFIG_FILE, WEIGHTS_FILE
 from tests.conftest import DIGITS
 
@@ -242,12 +242,11 @@ def test_a_deadline_is_answered_when_it_passes_and_its_image_is_never_computed(c
 
 
 def test_scores_that_are_no_numbers_are_never_a_prediction(tmp_path: Path):
-    model = copy_of_the_model(tmp_path / "model", {})
-    weights = load_file(model / WEIGHTS_FILE)
-    weights["classifier.1.bias"] = torch.full_like(weights["classifier.1.bias"], torch.nan)
-    save_file(weights, model / WEIGHTS_FILE)
+    config, network = directory.load(BUNDLED_MODEL)
+    network.state_dict()["classifier.1.bias"].fill_(torch.nan)
+    directory.save(tmp_path / "model", config, network)
 
-    with RunningService(workers=1, model=model, compile="off") as service:
+    with RunningService(workers=1, model=tmp_path / "model", compile="off") as service:
         answer = ask(service)
 
         assert answer.status_code == 500
