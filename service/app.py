@@ -85,7 +85,8 @@ def create_app(
         as_png = wants_png(request, len(found))
         async with intake.computed(found, deadline, some=len(found) > 1, question=asked) as answer:
             if as_png:
-                png = overlay(answer.seen[0], answer.explanation(0).map)
+                loop = asyncio.get_running_loop()
+                png = await loop.run_in_executor(None, overlay, answer.seen[0], answer.explanation(0).map)
                 return Response(png, media_type=PNG)
             explanations: list[str | Problem] = [
                 answer.refused.get(index) or explainer.one(answer.explanation(index), answer.scores(index), asked)

@@ -83,7 +83,7 @@ class Engine:
             now = time.monotonic()
             if now >= self._heartbeat_due:
                 control.send(self._channel, "alive")
-                self._metrics.waiting(len(self._queue))
+                self._metrics.waiting(len(self._queue) + len(self._explanations))
                 self._heartbeat_due = now + HEARTBEAT_SECONDS
             wait = self._queue.wait(now, self._cap, self._settings.max_delay_ms / 1000)
             if self._candidate or (self._explanations.wait(now, 1, 0.0) == 0.0 and wait is None):
@@ -173,7 +173,7 @@ class Engine:
         if not batch:
             return
         self._metrics.batch_started(len(batch))
-        self._metrics.waiting(len(self._queue))
+        self._metrics.waiting(len(self._queue) + len(self._explanations))
         statuses = self._compute(self._form, [entry.slot for entry in batch])
         finished = time.monotonic()
         self._answer(batch, statuses, len(batch), started, finished - started)

@@ -62,7 +62,12 @@ def train(job: Job, watch: Watch = Watch()) -> Evaluation:
     A job that was stopped goes on after its last whole epoch. Raises DataError,
     ModelDirectoryError, CheckpointError, Diverged, OSError.
     """
+    # What can be wrong without the pictures is found before they are read, which may take minutes.
     initial = directory.load(job.init) if job.init else None
+    if initial:
+        _refuse_another_network(job.network, *initial)
+    unfinished = job.out / record.DIRECTORY / record.CHECKPOINT
+    unfinished.parent.mkdir(parents=True, exist_ok=True)
     source, split = _source(job, initial[0] if initial else None, watch)
     config = ModelConfig(
         name=_name(job),
@@ -72,8 +77,6 @@ def train(job: Job, watch: Watch = Watch()) -> Evaluation:
         labels=source.labels,
     )
     settings = _settings(job, source, split)
-    unfinished = job.out / record.DIRECTORY / record.CHECKPOINT
-    unfinished.parent.mkdir(parents=True, exist_ok=True)
     threads = DIGITS_THREADS if split is None else len(os.sched_getaffinity(0))
     with reproducible(job.recipe.seed, threads):
         network = create(job.network, config.num_classes)
@@ -113,24 +116,20 @@ def train(job: Job, watch: Watch = Watch()) -> Evaluation:
 
 
 def transfer(network: ConvNet, config: ModelConfig, initial_config: ModelConfig, initial: ConvNet) -> str:
-    """Give `network` the weights of `initial`, without its head where the labels differ; what was done, for people.
-
-    Raises ModelDirectoryError where they are not the same network.
-    """
+    """Give `network` the weights of `initial`, without its head where the labels differ; what was done, for people."""
     same_labels = config.labels == initial_config.labels
-
-    def body(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        return {name: value for name, value in weights.items() if same_labels or not name.startswith(HEAD)}
-
-    weights = body(initial.state_dict())
-    if differences := directory.compare(body(network.state_dict()), weights):
-        raise ModelDirectoryError(
-            f"--init has {initial_config.network.name}, and --network is {config.network.name}: "
-            f"{'; '.join(differences)}; leave --network out to take that of --init"
-        )
-    network.load_state_dict({**network.state_dict(), **weights})
+    taken = {name: value for name, value in initial.state_dict().items() if same_labels or not name.startswith(HEAD)}
+    network.load_state_dict({**network.state_dict(), **taken})
     head = "with its head" if same_labels else f"with a new head for {config.num_classes} classes"
     return f"begins with the weights of {initial_config.name} ({initial_config.network.name}), {head}"
+
+
+def _refuse_another_network(network: Network, config: ModelConfig, initial: ConvNet) -> None:
+    if differences := directory.compare(create(network, config.num_classes).state_dict(), initial.state_dict()):
+        raise ModelDirectoryError(
+            f"--init has {config.network.name}, and --network is {network.name}: {'; '.join(differences)}; "
+            "leave --network out to take that of --init"
+        )
 
 
 def _source(job: Job, initial: ModelConfig | None, watch: Watch) -> tuple[Source, Split | None]:
