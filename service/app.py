@@ -169,7 +169,7 @@ def create_app(
             response = _response(request, problems.internal_error())
         await response(scope, receive, send)
 
-    observed = Observe(straight, counters)
+    observed = Observe(straight, counters, settings.access_log)
     if not settings.cors_origins:
         return observed
     return CORSMiddleware(

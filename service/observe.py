@@ -1,6 +1,8 @@
-"""Around every request: its id, its count and its duration."""
+"""Around every request: its id, its count, its duration, and its line in the log."""
 
+import logging
 import os
+import random
 import re
 import time
 
@@ -9,19 +11,22 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.metrics import WorkerMetrics
 
 REQUEST_ID_HEADER = b"x-request-id"
+log = logging.getLogger(__name__)
+
 # What a client may choose as an id: harmless in headers and logs.
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 UNMATCHED_ROUTE = "unmatched"
 
 
 class Observe:
-    """ASGI middleware: puts `request_id` into the scope and X-Request-ID on the answer, and counts it.
+    """ASGI middleware: puts `request_id` into the scope and X-Request-ID on the answer, counts it and logs a share.
 
     The client's own X-Request-ID is kept if it is 1 to 128 characters of REQUEST_ID.
     """
 
-    def __init__(self, app: ASGIApp, metrics: WorkerMetrics) -> None:
-        self._app, self._metrics = app, metrics
+    def __init__(self, app: ASGIApp, metrics: WorkerMetrics, logged: float) -> None:
+        """logged: the share of requests, 0 to 1, that leave a line; unless it is 0, every 5xx does"""
+        self._app, self._metrics, self._logged = app, metrics, logged
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -43,7 +48,26 @@ class Observe:
             await self._app(scope, receive, send_with_id)
         finally:
             route = getattr(scope.get("route"), "path", UNMATCHED_ROUTE)
-            self._metrics.answered(route, code, time.perf_counter() - started)
+            seconds = time.perf_counter() - started
+            self._metrics.answered(route, code, seconds)
+            if self._logged and (code >= 500 or random.random() < self._logged):
+                _log_line(scope, request_id, route, code, seconds)
+
+
+def _log_line(scope: Scope, request_id: bytes, route: str, code: int, seconds: float) -> None:
+    # The path as it was sent: decoded, it could hold a line break and forge another line.
+    path = scope.get("raw_path", b"").decode("latin-1")
+    client = scope.get("client")
+    fields = {
+        "request_id": request_id.decode(),
+        "client": client[0] if client else None,
+        "method": scope["method"],
+        "path": path,
+        "route": route,
+        "status": code,
+        "seconds": round(seconds, 6),
+    }
+    log.info("%s %s %d %.1f ms", scope["method"], path, code, seconds * 1e3, extra={"fields": fields})
 
 
 def _request_id(scope: Scope) -> bytes:

@@ -65,6 +65,9 @@ class Settings(BaseSettings):
     cors_origins: str = Field("", description="origins whose pages may ask, separated by commas; * for all")
     max_images: int = Field(64, ge=1, le=1024, description="most images in one request")
     log_format: Literal["console", "json"] = Field("console", description="how log lines look")
+    access_log: float = Field(
+        0.0, ge=0, le=1, description="share of requests that leave a log line, and every 5xx unless it is 0"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severity logged")
 
     @field_validator("model", "cache_dir", "api_keys_file")
