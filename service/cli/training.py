@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,7 +80,9 @@ def train(options: argparse.Namespace) -> int:
         device=_device(options.device),
     )
     progress = sys.stderr.isatty()
-    watch = Watch(report=tqdm.write, track=_track if progress else untracked, progress=progress)
+    # Without a bar lines go out at once: whoever reads a pipe or a log file wants to see how it goes.
+    report = tqdm.write if progress else partial(print, flush=True)
+    watch = Watch(report=report, track=_track if progress else untracked, progress=progress)
     try:
         evaluation = train(job, watch)
     except (CheckpointError, DataError, Diverged, ImageError, OSError) as error:
