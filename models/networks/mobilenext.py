@@ -41,8 +41,7 @@ class MobileNeXt(ConvNet):
 
     width scales the channels of every layer, the last stage's only above 1. The reductions are not
     published: 24 gives CA 4.11M parameters (4.09M published; exactly that without the biases of its
-    convolutions, which the authors' code has), and SE 3.91M (3.89M
-    published).
+    convolutions, which the authors' code has), and SE 3.91M (3.89M published).
     """
 
     def __init__(self, num_classes: int = 1000, width: float = 1.0, attention: Attention = "ca") -> None:
