@@ -6,9 +6,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from fastapi import FastAPI, Request, Response
+from fastapi import Request, Response
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
+from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
@@ -25,6 +26,7 @@ from service.intake import Intake
 from service.metrics import WorkerMetrics
 from service.observe import Observe
 from service.overlay import overlay
+from service.page import routes as page
 from service.problems import Problem
 from service.settings import Settings
 from service.slots import ServiceStatus, SlotPool
@@ -46,7 +48,8 @@ def create_app(
     scrape: Callable[[], bytes],
 ) -> ASGIApp:
     """The application of one worker."""
-    app = FastAPI(
+    app = FastAPIOffline(
+        redoc_url=None,
         title="coordserve",
         version=__version__,
         summary="Image classification with Coordinate Attention networks.",
@@ -136,6 +139,7 @@ def create_app(
         return Response(text, media_type=CONTENT_TYPE_LATEST)
 
     app.include_router(v2.router(settings, config, intake, status, keys))
+    app.include_router(page.router(settings.model))
 
     @app.exception_handler(Problem)
     async def on_problem(request: Request, error: Problem) -> Response:
