@@ -4,9 +4,9 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import Request, Response
+from fastapi import Path, Request, Response
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
@@ -17,7 +17,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from models.config import ModelConfig
-from service import __version__, problems, schema
+from service import __version__, openapi, problems, schema
 from service.answers import AnswerWriter
 from service.api_keys import ApiKeys
 from service.bodies import pictures, read_body, requested_timeout
@@ -31,6 +31,7 @@ from service.problems import Problem
 from service.settings import Settings
 from service.slots import ServiceStatus, SlotPool
 from service.v2 import routes as v2
+from service.v2 import schema as v2_schema
 from service.v2.protocol import HEADER
 
 log = logging.getLogger(__name__)
@@ -53,7 +54,10 @@ def create_app(
         title="coordserve",
         version=__version__,
         summary="Image classification with Coordinate Attention networks.",
+        license_info={"name": "Apache 2.0", "identifier": "Apache-2.0"},
+        generate_unique_id_function=lambda route: route.name,
     )
+    openapi.describe(app, [*schema.MODELS_OF_BODIES, *v2_schema.MODELS_OF_BODIES])
     writer = AnswerWriter(config.name, config.labels)
     explainer = ExplanationWriter(config)
     intake = Intake(settings, config.preprocessing, pool, counters)
@@ -113,7 +117,7 @@ def create_app(
         return JSONResponse({"models": [card()]})
 
     @app.get("/v1/models/{name}", **schema.MODEL)
-    async def model(name: str) -> Response:
+    async def model(name: Annotated[str, Path(examples=[config.name])]) -> Response:
         if name != config.name:
             raise problems.from_http_status(404, f"no model {name!r}; this service has {config.name!r}")
         return JSONResponse(card())
@@ -132,7 +136,7 @@ def create_app(
         return JSONResponse({"ready": True, "form": status.card["form"]})
 
     @app.get("/metrics", dependencies=schema.KEYS if keys and settings.protect_metrics else [], **schema.METRICS)
-    async def prometheus(request: Request) -> Response:
+    async def metrics(request: Request) -> Response:
         if keys and settings.protect_metrics:
             keys.check(request.headers)
         text = await asyncio.get_running_loop().run_in_executor(None, scrape)

@@ -64,12 +64,12 @@ def not_ready(reason: str, retry_after: int = 1) -> Problem:
     )
 
 
-def deadline_exceeded(seconds: float) -> Problem:
+def deadline_exceeded() -> Problem:
     return Problem(
         504,
         "deadline-exceeded",
         "The deadline passed",
-        f"no answer within {seconds:g} s; allow more with X-Request-Timeout",
+        "no answer before the deadline; allow more with X-Request-Timeout",
     )
 
 

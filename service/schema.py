@@ -3,12 +3,15 @@
 from typing import Any
 
 from fastapi import Security
+from fastapi.responses import PlainTextResponse
 from fastapi.security import APIKeyHeader, HTTPBearer
 from pydantic import BaseModel, Field
 
 from service.api_keys import HEADER as KEY_HEADER
-from service.bodies import RAW_TYPES, JsonImages
-from service.problems import MEDIA_TYPE
+from service.bodies import MAX_TIMEOUT_SECONDS, RAW_TYPES, JsonImages
+from service.observe import REQUEST_ID
+from service.openapi import BINARY, content
+from service.problems import MEDIA_TYPE, TYPE_PREFIX
 
 
 class Prediction(BaseModel):
@@ -22,10 +25,10 @@ class Prediction(BaseModel):
 class ProblemDetails(BaseModel):
     """RFC 9457 problem object."""
 
-    type: str
+    type: str = Field(description="a stable name of this kind of problem")
     title: str
     status: int
-    detail: str
+    detail: str = Field(description="what was wrong, and what to do")
     request_id: str
 
 
@@ -109,35 +112,109 @@ class Readiness(BaseModel):
     form: str | None = None
 
 
-_BINARY = {"schema": {"type": "string", "format": "binary"}}
+class Form(BaseModel):
+    """Pictures as an HTML form sends them; parts of other names are passed over."""
+
+    image: list[bytes] = Field(min_length=1)
 
 
-def _problem(text: str, retry: bool = False) -> dict[str, Any]:
+# Those that only the hand-written bodies below refer to.
+MODELS_OF_BODIES = (Form, JsonImages, ProblemDetails)
+
+# A seven, 32x32 pixels.
+EXAMPLE_PICTURE = (
+    "iVBORw0KGgoAAAANSUhEUgAAACAAAAAgAQAAAABbAUdZAAAAPklEQVR42mP8z8DAwMSAk2hkYmBiYPgP4TL8///xP0z2E1zdE1RtJ+CK5f8j"
+    "S/xXgLH+OcCU/PgPUcKIyxkA8GcTs6PM8TQAAAAASUVORK5CYII="
+)
+EXAMPLE_ID = "cda99d8efd5f9a660c39f9fb748c8168"
+EXAMPLE_ANSWER = {
+    "model": "digits",
+    "request_id": EXAMPLE_ID,
+    "predictions": [
+        [{"index": 7, "label": "seven", "score": 0.944983}, {"index": 1, "label": "one", "score": 0.0137742}]
+    ],
+    "timing": {"decode_ms": 0.636, "queue_ms": 0.23, "infer_ms": 4.477, "batch_size": 1},
+}
+EXAMPLE_EXPLANATION = {
+    "model": "digits",
+    "request_id": EXAMPLE_ID,
+    "explanations": [
+        {
+            "method": "coordatt",
+            "target": {"index": 7, "label": "seven", "score": 0.944983},
+            "blocks": [
+                {"name": "features.2", "a_h": [0.48, 0.51], "a_w": [0.5, 0.53], "map": [[0.24, 0.25], [0.26, 0.27]]}
+            ],
+            "map": [[0, 0.251], [0.502, 1]],
+        }
+    ],
+}
+
+
+def _problem(status: int, type_: str, title: str, detail: str, retry: bool = False) -> dict[int | str, Any]:
+    example = {"type": TYPE_PREFIX + type_, "title": title, "status": status, "detail": detail}
     answer: dict[str, Any] = {
-        "description": text,
-        "content": {MEDIA_TYPE: {"schema": ProblemDetails.model_json_schema()}},
+        "description": title,
+        "content": {MEDIA_TYPE: content(ProblemDetails, {**example, "request_id": EXAMPLE_ID})},
     }
     if retry:
         answer["headers"] = {"Retry-After": {"description": "seconds", "schema": {"type": "integer"}}}
-    return answer
+    return {status: answer}
 
 
 # What FastAPI states of a route that needs a key; the check itself is ApiKeys.check.
 KEYS = [Security(HTTPBearer(auto_error=False)), Security(APIKeyHeader(name=KEY_HEADER, auto_error=False))]
 
+UNAUTHORIZED = _problem(401, "unauthorized", "A key is needed", "the key is not one of this service's")
+UNAUTHORIZED[401]["headers"] = {"WWW-Authenticate": {"description": "RFC 6750", "schema": {"type": "string"}}}
+ERRORS = {
+    **_problem(400, "malformed-image", "The image or the request is broken", "broken JPEG image: it ends too soon"),
+    **UNAUTHORIZED,
+    **_problem(413, "body-too-large", "Too many bytes or pixels", "a body may have at most 16,777,216 bytes"),
+    **_problem(
+        415, "unsupported-image", "Not an image or content type that is read", "this is no JPEG, PNG or WebP image"
+    ),
+    **_problem(422, "out-of-range", "A parameter is out of range", "top_k is '0'; it must be a whole number from 1"),
+    **_problem(429, "queue-full", "The queue is full", "as many images as … are waiting; try again in 1 s", retry=True),
+    **_problem(500, "inference-failed", "The network failed on this image", "it returned NaN or infinity"),
+    **_problem(503, "not-ready", "The service cannot answer now", "starting; try again in 1 s", retry=True),
+    **_problem(504, "deadline-exceeded", "The deadline passed", "no answer before the deadline; …"),
+}
+PREDICTING, OPERATING = "Predicting", "Operating"
+TIMEOUT_AND_ID: list[dict[str, Any]] = [
+    {
+        "name": "X-Request-Timeout",
+        "in": "header",
+        "description": "seconds until the answer is 504",
+        "schema": {"type": "number", "exclusiveMinimum": 0, "maximum": MAX_TIMEOUT_SECONDS, "examples": [2.5]},
+    },
+    {
+        "name": "X-Request-ID",
+        "in": "header",
+        "description": "names the request in its answer and in the log, if it is all of "
+        f"`{REQUEST_ID.pattern.decode()}`; any other is replaced",
+        "schema": {"type": "string", "examples": [EXAMPLE_ID]},
+    },
+]
+PICTURES: dict[str, Any] = {
+    "required": True,
+    "description": "one picture as it is, several as a form, or JSON; JPEG, PNG or WebP, whatever the type says",
+    "content": {
+        **dict.fromkeys(sorted(RAW_TYPES), BINARY),
+        "multipart/form-data": content(Form),
+        "application/json": content(JsonImages, {"images": [EXAMPLE_PICTURE]}),
+    },
+}
 PREDICT: dict[str, Any] = {
     "summary": "Classify one or more images",
+    "tags": [PREDICTING],
     "responses": {
-        200: {"model": Answer, "description": "The rankings"},
-        400: _problem("Body or image malformed"),
-        401: _problem("No key, or a wrong one, where the service asks for keys"),
-        413: _problem("Too many bytes or pixels"),
-        415: _problem("Not an image or content type that is read"),
-        422: _problem("A parameter out of range"),
-        429: _problem("The queue is full", retry=True),
-        500: _problem("The network failed"),
-        503: _problem("Not ready", retry=True),
-        504: _problem("The deadline passed"),
+        200: {
+            "model": Answer,
+            "description": "The rankings",
+            "content": {"application/json": {"example": EXAMPLE_ANSWER}},
+        },
+        **ERRORS,
     },
     "openapi_extra": {
         "parameters": [
@@ -145,41 +222,23 @@ PREDICT: dict[str, Any] = {
                 "name": "top_k",
                 "in": "query",
                 "description": "how many classes of each ranking; all if there are fewer",
-                "schema": {"type": "integer", "minimum": 1, "default": 5},
+                "schema": {"type": "integer", "minimum": 1, "maximum": 999_999_999, "default": 5},
             },
-            {
-                "name": "X-Request-Timeout",
-                "in": "header",
-                "description": "seconds until the answer is 504",
-                "schema": {"type": "number", "exclusiveMinimum": 0, "maximum": 3600},
-            },
-            {"name": "X-Request-ID", "in": "header", "schema": {"type": "string", "maxLength": 128}},
+            *TIMEOUT_AND_ID,
         ],
-        "requestBody": {
-            "required": True,
-            "content": {
-                **dict.fromkeys(RAW_TYPES, _BINARY),
-                "multipart/form-data": {
-                    "schema": {
-                        "type": "object",
-                        "required": ["image"],
-                        "properties": {"image": {"type": "array", "items": _BINARY["schema"]}},
-                    }
-                },
-                "application/json": {"schema": JsonImages.model_json_schema()},
-            },
-        },
+        "requestBody": PICTURES,
     },
 }
 EXPLAIN: dict[str, Any] = {
     "summary": "Show where the network looked in one or more images",
+    "tags": [PREDICTING],
     "responses": {
-        **PREDICT["responses"],
         200: {
             "model": Explanations,
             "description": "A map of each image; or, by `Accept: image/png`, one image with its map over it",
-            "content": {"image/png": _BINARY},
+            "content": {"application/json": {"example": EXAMPLE_EXPLANATION}, "image/png": BINARY},
         },
+        **ERRORS,
     },
     "openapi_extra": {
         "parameters": [
@@ -193,30 +252,43 @@ EXPLAIN: dict[str, Any] = {
                 "name": "target",
                 "in": "query",
                 "description": "label or index of the class that Grad-CAM explains; the best one if left out",
-                "schema": {"type": "string"},
+                "schema": {"type": "string", "minLength": 1, "examples": ["0"]},
             },
-            *PREDICT["openapi_extra"]["parameters"][1:],
+            *TIMEOUT_AND_ID,
         ],
-        "requestBody": PREDICT["openapi_extra"]["requestBody"],
+        "requestBody": PICTURES,
     },
 }
-MODELS: dict[str, Any] = {"summary": "The models served", "response_model": Cards}
+MODELS: dict[str, Any] = {"summary": "The models served", "tags": [PREDICTING], "response_model": Cards}
 MODEL: dict[str, Any] = {
     "summary": "One model's card",
+    "tags": [PREDICTING],
     "response_model": Card,
-    "responses": {404: _problem("No such model")},
+    "responses": _problem(404, "http-404", "No such model", "no model 'cats'; this service has 'digits'"),
 }
 HEALTH: dict[str, Any] = {
     "summary": "Liveness",
+    "tags": [OPERATING],
     "response_model": Health,
     "responses": {503: {"model": Health, "description": "Only a restart may help"}},
 }
 READY: dict[str, Any] = {
     "summary": "Readiness",
+    "tags": [OPERATING],
     "response_model": Readiness,
     "responses": {503: {"model": Readiness, "description": "Not ready, and why"}},
 }
 METRICS: dict[str, Any] = {
     "summary": "Prometheus metrics",
-    "responses": {200: {"content": {"text/plain": {}}, "description": "The Prometheus text format"}},
+    "tags": [OPERATING],
+    "response_class": PlainTextResponse,
+    "responses": {
+        200: {
+            "description": "The Prometheus text format",
+            "content": {
+                "text/plain": {"example": 'coordserve_http_requests_total{code="200",route="/v1/predict"} 9.0'}
+            },
+        },
+        **UNAUTHORIZED,
+    },
 }

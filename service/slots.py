@@ -143,7 +143,6 @@ class Ticket:
         self.closed = False
         self._replies: dict[int, Reply] = {}
         self._expected = 0
-        self._timeout = 0.0
         self._done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def __enter__(self) -> "Ticket":
@@ -174,7 +173,7 @@ class Ticket:
         `timeout` seconds, 503 if the engine is lost, 500 if the network fails.
         """
         slots = [self.slots[index] for index in indices]
-        self._expected, self._timeout = len(slots), timeout
+        self._expected = len(slots)
         self._pool.submit(self, slots, timeout, question)
         timer = asyncio.get_running_loop().call_later(timeout, self._expire)
         try:
@@ -204,7 +203,7 @@ class Ticket:
 
     def _problem(self, status: Status) -> Problem:
         if status is Status.EXPIRED:
-            return problems.deadline_exceeded(self._timeout)
+            return problems.deadline_exceeded()
         if status is Status.NOT_FINITE:
             return problems.inference_failed("its scores are not finite numbers")
         return problems.inference_failed("the engine's log has the reason")

@@ -2,8 +2,10 @@
 
 import io
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -45,6 +47,19 @@ def service(compiled_cache: Path) -> Iterator[RunningService]:
     """The bundled model behind two workers, compiled; shared by the tests of a module."""
     with RunningService(workers=2, cache_dir=compiled_cache) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Any]:
+    """A real browser, driven by Playwright."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if path is None:
+        pytest.skip("there is no Chromium (Debian: apt-get install chromium)")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=path)
+        yield browser
+        browser.close()
 
 
 def encode(pixels: np.ndarray, image_format: str = "PNG", **options: object) -> bytes:

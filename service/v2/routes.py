@@ -1,11 +1,12 @@
 """The routes under /v2, and what they say when they fail."""
 
 import time
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Depends, Path, Request, Response
 from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
 
 from models.config import ModelConfig
 from service import __version__, problems
@@ -30,17 +31,22 @@ def router(
     settings: Settings, config: ModelConfig, intake: Intake, status: ServiceStatus, keys: ApiKeys | None
 ) -> APIRouter:
     """The protocol's routes for the one model served."""
-    routes = APIRouter(prefix=PREFIX, tags=["Open Inference Protocol v2"])
+    routes = APIRouter(prefix=PREFIX, tags=["Open Inference Protocol v2"], generate_unique_id_function=_operation_id)
 
     security = KEYS if keys else []
     size = config.preprocessing.input_size
     usual = usual_question(config)
 
-    def check(name: str, version: str = VERSION) -> None:
+    async def check_name(name: Annotated[str, Path(examples=[config.name])]) -> None:
         if name != config.name:
             raise problems.from_http_status(404, f"no model {name!r}; this service has {config.name!r}")
+
+    async def check_version(version: Annotated[str, Path(examples=[VERSION])]) -> None:
         if version != VERSION:
-            raise problems.from_http_status(404, f"no version {version!r} of {name!r}; there is {VERSION!r}")
+            raise problems.from_http_status(404, f"no version {version!r} of {config.name!r}; there is {VERSION!r}")
+
+    named = [Depends(check_name)]
+    versioned = [*named, Depends(check_version)]
 
     def serving() -> bool:
         return status.ready and not status.draining
@@ -58,10 +64,9 @@ def router(
     async def ready() -> Response:
         return JSONResponse({"ready": serving()}, 200 if serving() else 503)
 
-    @routes.get(MODEL, **schema.MODEL)
-    @routes.get(VERSIONED, **schema.MODEL)
-    async def model(name: str, version: str = VERSION) -> Response:
-        check(name, version)
+    @routes.get(MODEL, dependencies=named, **schema.MODEL)
+    @routes.get(VERSIONED, dependencies=versioned, **schema.MODEL)
+    async def model() -> Response:
         tensors = {
             "inputs": [{"name": protocol.INPUT, "datatype": "BYTES", "shape": [-1]}],
             "outputs": [
@@ -69,21 +74,19 @@ def router(
                 {"name": protocol.ATTENTION, "datatype": "FP32", "shape": [-1, size, size]},
             ],
         }
-        return JSONResponse({"name": name, "versions": [VERSION], "platform": PLATFORM, **tensors})
+        return JSONResponse({"name": config.name, "versions": [VERSION], "platform": PLATFORM, **tensors})
 
-    @routes.get(f"{MODEL}/ready", **schema.MODEL_READY)
-    @routes.get(f"{VERSIONED}/ready", **schema.MODEL_READY)
-    async def model_ready(name: str, version: str = VERSION) -> Response:
-        check(name, version)
-        return JSONResponse({"name": name, "ready": serving()}, 200 if serving() else 503)
+    @routes.get(f"{MODEL}/ready", dependencies=named, **schema.MODEL_READY)
+    @routes.get(f"{VERSIONED}/ready", dependencies=versioned, **schema.MODEL_READY)
+    async def model_ready() -> Response:
+        return JSONResponse({"name": config.name, "ready": serving()}, 200 if serving() else 503)
 
-    @routes.post(f"{MODEL}/infer", dependencies=security, **schema.INFER)
-    @routes.post(f"{VERSIONED}/infer", dependencies=security, **schema.INFER)
-    async def infer(request: Request, name: str, version: str = VERSION) -> Response:
+    @routes.post(f"{MODEL}/infer", dependencies=[*named, *security], **schema.INFER)
+    @routes.post(f"{VERSIONED}/infer", dependencies=[*versioned, *security], **schema.INFER)
+    async def infer(request: Request) -> Response:
         started = time.perf_counter()
         if keys:
             keys.check(request.headers)
-        check(name, version)
         if request.headers.get("content-encoding", "identity") != "identity":
             raise protocol.ProtocolError("a compressed body is not read; send it without Content-Encoding")
         timeout = requested_timeout(request, settings.request_timeout)
@@ -99,12 +102,16 @@ def router(
             if explained:
                 maps = np.stack([answer.explanation(index).map for index in indices])
                 values[protocol.ATTENTION] = np.divide(maps, 255, dtype=np.float32)
-        content, json_length = protocol.answer(name, VERSION, asked, values, config.labels)
+        content, json_length = protocol.answer(config.name, VERSION, asked, values, config.labels)
         if json_length is None:
             return Response(content, media_type="application/json")
         return Response(content, headers={protocol.HEADER: str(json_length)}, media_type="application/octet-stream")
 
     return routes
+
+
+def _operation_id(route: APIRoute) -> str:
+    return f"v2_{route.name}_version" if "{version}" in route.path else f"v2_{route.name}"
 
 
 def owns(path: str) -> bool:

@@ -1,9 +1,11 @@
 """What OpenAPI says of the routes under /v2. Nothing here runs on a request."""
 
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
+from service.openapi import BINARY, content
+from service.schema import EXAMPLE_PICTURE, TIMEOUT_AND_ID
 from service.v2.protocol import HEADER
 
 
@@ -46,20 +48,16 @@ class ModelMetadata(BaseModel):
     outputs: list[TensorMetadata]
 
 
-class InputParameters(BaseModel):
-    binary_data_size: int | None = Field(
-        None, ge=0, description="bytes of the tensor behind the JSON, in place of data"
-    )
-
-
 class Input(BaseModel):
-    """BYTES [n]: encoded pictures, in JSON as base64 or data: URIs. UINT8 [n, height, width, 3]: RGB pixels."""
+    """BYTES [n]: encoded pictures, in JSON as base64 or data: URIs. UINT8 [n, height, width, 3]: RGB pixels.
 
-    name: str = Field(pattern="^image$")
-    datatype: str = Field(pattern="^(BYTES|UINT8)$")
-    shape: list[int]
-    parameters: InputParameters | None = None
-    data: list[Any] | None = None
+    In the binary tensor extension `parameters.binary_data_size` stands in place of `data`.
+    """
+
+    name: Literal["image"]
+    datatype: Literal["BYTES", "UINT8"]
+    shape: list[Annotated[int, Field(ge=0)]]
+    data: list[Any]
 
 
 class OutputParameters(BaseModel):
@@ -68,7 +66,7 @@ class OutputParameters(BaseModel):
 
 
 class RequestedOutput(BaseModel):
-    name: str = Field(pattern="^(scores|attention)$")
+    name: Literal["scores", "attention"]
     parameters: OutputParameters | None = None
 
 
@@ -112,22 +110,22 @@ def _errors(*statuses: int) -> dict[int | str, Any]:
     return {status: {"model": Error, "description": texts[status]} for status in statuses}
 
 
-def _inlined(model: type[BaseModel]) -> dict[str, Any]:
-    """The model's JSON schema with nothing to look up elsewhere."""
-    schema = model.model_json_schema()
-    definitions = schema.pop("$defs", {})
+# Those that only the hand-written body below refers to.
+MODELS_OF_BODIES = (InferRequest,)
 
-    def resolve(part: Any) -> Any:
-        if isinstance(part, dict):
-            if "$ref" in part:
-                return resolve(definitions[part["$ref"].rpartition("/")[2]])
-            return {key: resolve(value) for key, value in part.items()}
-        return [resolve(value) for value in part] if isinstance(part, list) else part
-
-    return resolve(schema)
-
-
-_BINARY = {"schema": {"type": "string", "format": "binary"}}
+EXAMPLE_REQUEST = {
+    "id": "1",
+    "inputs": [{"name": "image", "datatype": "BYTES", "shape": [1], "data": [EXAMPLE_PICTURE]}],
+    "outputs": [{"name": "scores", "parameters": {"classification": 2}}],
+}
+EXAMPLE_RESPONSE = {
+    "model_name": "digits",
+    "model_version": "1",
+    "id": "1",
+    "outputs": [
+        {"name": "scores", "datatype": "BYTES", "shape": [1, 2], "data": ["0.944983:7:seven", "0.013774:1:one"]}
+    ],
+}
 
 SERVER: dict[str, Any] = {"summary": "Server metadata", "response_model": Server}
 LIVE: dict[str, Any] = {"summary": "Server liveness", "response_model": Live, "responses": {503: {"model": Live}}}
@@ -145,7 +143,7 @@ INFER: dict[str, Any] = {
         200: {
             "description": "The outputs, in JSON or behind it",
             "headers": {HEADER: {"description": "bytes of the JSON, if tensors follow", "schema": {"type": "integer"}}},
-            "content": {"application/octet-stream": _BINARY},
+            "content": {"application/json": {"example": EXAMPLE_RESPONSE}, "application/octet-stream": BINARY},
         },
         **_errors(400, 401, 404, 500, 503, 504),
     },
@@ -156,13 +154,14 @@ INFER: dict[str, Any] = {
                 "in": "header",
                 "description": "bytes of the JSON before the tensors; 0 for a body that is one encoded picture",
                 "schema": {"type": "integer", "minimum": 0},
-            }
+            },
+            *TIMEOUT_AND_ID,
         ],
         "requestBody": {
             "required": True,
             "content": {
-                "application/json": {"schema": _inlined(InferRequest)},
-                "application/octet-stream": _BINARY,
+                "application/json": content(InferRequest, EXAMPLE_REQUEST),
+                "application/octet-stream": BINARY,
             },
         },
     },

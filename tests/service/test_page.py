@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,12 +18,8 @@ from models.config import BUNDLED_MODEL, ModelConfig, Network, read_config
 from models.networks import create
 from tests.conftest import DIGITS, encode, noise
 
-sync_api = pytest.importorskip("playwright.sync_api")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium (Debian: apt-get install chromium)"),
-]
+expect = pytest.importorskip("playwright.sync_api").expect
+pytestmark = pytest.mark.browser
 
 SEVEN = DIGITS / "dejavu-sans-7.png"
 LABELS = read_config(BUNDLED_MODEL).labels
@@ -43,7 +38,7 @@ class Visit:
         return self.page.locator(selector)
 
     def expect(self, selector: str) -> Any:
-        return sync_api.expect(self.find(selector))
+        return expect(self.find(selector))
 
     def example(self, name: str) -> None:
         self.page.get_by_role("button", name=f"Example {name}").click()
@@ -91,21 +86,13 @@ class Visit:
         )
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM)
-        yield browser
-        browser.close()
-
-
 @pytest.fixture
-def opened(browser: Any) -> Iterator[Any]:
+def opened(chromium: Any) -> Iterator[Any]:
     """A function that opens a page, with options of Playwright's new_context; none may complain in the end."""
     visits: list[Visit] = []
 
     def visit(url: str, **options: Any) -> Visit:
-        page = browser.new_context(**options).new_page()
+        page = chromium.new_context(**options).new_page()
         made = Visit(page)
         page.on("console", lambda line: made.complaints.append(f"{line.type}: {line.text}"))
         page.on("pageerror", lambda error: made.complaints.append(str(error)))
