@@ -49,7 +49,7 @@ def service(compiled_cache: Path) -> Iterator[RunningService]:
         yield running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # while Playwright is there its event loop runs, and no other can in this thread
 def chromium() -> Iterator[Any]:
     """A real browser, driven by Playwright."""
     playwright = pytest.importorskip("playwright.sync_api")
