@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import Path, Request, Response
 from fastapi.responses import JSONResponse
@@ -34,6 +34,9 @@ from service.v2 import routes as v2
 from service.v2 import schema as v2_schema
 from service.v2.protocol import HEADER
 
+if TYPE_CHECKING:
+    from service.tracing import RequestSpans
+
 log = logging.getLogger(__name__)
 
 PREDICT_PATH, EXPLAIN_PATH = "/v1/predict", "/v1/explain"
@@ -47,6 +50,7 @@ def create_app(
     status: ServiceStatus,
     counters: WorkerMetrics,
     scrape: Callable[[], bytes],
+    spans: "RequestSpans | None" = None,
 ) -> ASGIApp:
     """The application of one worker."""
     app = FastAPIOffline(
@@ -60,7 +64,7 @@ def create_app(
     openapi.describe(app, [*schema.MODELS_OF_BODIES, *v2_schema.MODELS_OF_BODIES])
     writer = AnswerWriter(config.name, config.labels)
     explainer = ExplanationWriter(config)
-    intake = Intake(settings, config.preprocessing, pool, counters)
+    intake = Intake(settings, config.preprocessing, pool, counters, spans)
     keys = ApiKeys(settings.api_keys_file) if settings.api_keys_file else None
 
     @app.post(PREDICT_PATH, dependencies=schema.KEYS if keys else [], **schema.PREDICT)
@@ -177,7 +181,9 @@ def create_app(
             response = _response(request, problems.internal_error())
         await response(scope, receive, send)
 
-    observed = Observe(straight, counters, settings.access_log)
+    observed: ASGIApp = Observe(straight, counters, settings.access_log)
+    if spans:
+        observed = spans.around(observed)
     if not settings.cors_origins:
         return observed
     return CORSMiddleware(

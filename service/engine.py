@@ -13,7 +13,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 # Every layer's kernels stay prepared at every batch size; the default of 1024 holds one network's only just.
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "8192")
@@ -35,6 +35,9 @@ from service.forms import Form
 from service.metrics import EngineMetrics
 from service.settings import Settings, available_cores
 
+if TYPE_CHECKING:
+    from service.tracing import BatchSpans
+
 log = logging.getLogger(__name__)
 
 HEARTBEAT_SECONDS = 0.5
@@ -43,9 +46,11 @@ HEARTBEAT_SECONDS = 0.5
 class Engine:
     """The loop around one network on one device."""
 
-    def __init__(self, channel: socket.socket, settings: Settings, arena: Arena) -> None:
+    def __init__(
+        self, channel: socket.socket, settings: Settings, arena: Arena, spans: "BatchSpans | None" = None
+    ) -> None:
         """Load the model directory. Raises ModelDirectoryError."""
-        self._channel, self._settings, self._arena = channel, settings, arena
+        self._channel, self._settings, self._arena, self._spans = channel, settings, arena, spans
         config, network = directory.load(settings.model)
         size = config.preprocessing.input_size
         self._facts: dict[str, Any] = {
@@ -221,6 +226,8 @@ class Engine:
     def _answer(
         self, entries: list[Entry], statuses: list[Status], batch_size: int, started: float, seconds: float
     ) -> None:
+        if self._spans and batch_size:
+            self._spans.batch([entry.slot for entry in entries], statuses, started, seconds)
         infer_us = round(seconds * 1e6)
         replies: dict[Line, bytearray] = defaultdict(bytearray)
         for entry, status in zip(entries, statuses, strict=True):
@@ -300,12 +307,20 @@ def main() -> int:
         return 1
     settings = Settings(**start.fields["settings"])
     logs.configure(settings.log_format, settings.log_level, "engine")
+    arena = Arena(start.fds[0], *start.fields["arena"])
+    spans = None
+    if settings.tracing:
+        from service.tracing import BatchSpans
+
+        spans = BatchSpans(arena)
     try:
-        engine = Engine(channel, settings, Arena(start.fds[0], *start.fields["arena"]))
+        engine = Engine(channel, settings, arena, spans)
     except ModelDirectoryError as error:
         control.send(channel, "fatal", message=str(error))
         return 1
     engine.run()
+    if spans:
+        spans.close()
     return 0
 
 

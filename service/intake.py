@@ -4,9 +4,10 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,9 @@ from service.metrics import WorkerMetrics
 from service.problems import Problem
 from service.settings import Settings
 from service.slots import Question, SlotPool, Ticket
+
+if TYPE_CHECKING:
+    from service.tracing import RequestSpans
 
 # Up to here (about 2 ms of decoding) handing an image to a thread costs more than it saves the event loop.
 INLINE_PIXELS = 400_000
@@ -53,9 +57,14 @@ class Intake:
     """The way of one worker's images to the engine and back."""
 
     def __init__(
-        self, settings: Settings, preprocessing: Preprocessing, pool: SlotPool, counters: WorkerMetrics
+        self,
+        settings: Settings,
+        preprocessing: Preprocessing,
+        pool: SlotPool,
+        counters: WorkerMetrics,
+        spans: "RequestSpans | None",
     ) -> None:
-        self._preprocessing, self._pool, self._counters = preprocessing, pool, counters
+        self._preprocessing, self._pool, self._counters, self._spans = preprocessing, pool, counters, spans
         self._max_pixels = settings.max_pixels
         self.max_images = min(settings.max_images, pool.count)
         self._threads = ThreadPoolExecutor(DECODE_THREADS, "decode")
@@ -78,18 +87,23 @@ class Intake:
         with ticket:
             started = time.perf_counter()
             refused: dict[int, Problem] = {}
-            for index, image in enumerate(images):
-                try:
-                    await self._place(ticket, index, image)
-                except Problem as problem:
-                    if not some:
-                        raise
-                    refused[index] = problem
+            with self._spans.decode() if self._spans else nullcontext():
+                for index, image in enumerate(images):
+                    try:
+                        await self._place(ticket, index, image)
+                    except Problem as problem:
+                        if not some:
+                            raise
+                        refused[index] = problem
             now = time.perf_counter()
             seen = [ticket.pixels(index).copy() for index in range(len(images))] if question else []
             timing = Timing(now - started)
             if accepted := [index for index in range(len(images)) if index not in refused]:
+                if self._spans:
+                    self._spans.ordered(ticket.slots)
                 replies = await ticket.infer(accepted, deadline - now, question)
+                if self._spans:
+                    self._spans.answered(ticket.sent, replies)
                 timing = Timing(
                     timing.decode_seconds,
                     max(reply.queue_us for reply in replies),

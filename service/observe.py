@@ -15,6 +15,8 @@ log = logging.getLogger(__name__)
 
 # What a client may choose as an id: harmless in headers and logs.
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
+# A traceparent of version 00 (W3C Trace Context, section 3.2).
+TRACEPARENT = re.compile(rb"00-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 UNMATCHED_ROUTE = "unmatched"
 
 
@@ -60,6 +62,7 @@ def _log_line(scope: Scope, request_id: bytes, route: str, code: int, seconds: f
     client = scope.get("client")
     fields = {
         "request_id": request_id.decode(),
+        "trace_id": scope.get("trace_id") or _trace_id(scope),
         "client": client[0] if client else None,
         "method": scope["method"],
         "path": path,
@@ -68,6 +71,14 @@ def _log_line(scope: Scope, request_id: bytes, route: str, code: int, seconds: f
         "seconds": round(seconds, 6),
     }
     log.info("%s %s %d %.1f ms", scope["method"], path, code, seconds * 1e3, extra={"fields": fields})
+
+
+def _trace_id(scope: Scope) -> str | None:
+    """Of the client's trace, where this service traces nothing."""
+    for name, value in scope["headers"]:
+        if name == b"traceparent" and (found := TRACEPARENT.fullmatch(value)):
+            return found[1].decode()
+    return None
 
 
 def _request_id(scope: Scope) -> bytes:

@@ -68,6 +68,9 @@ class Settings(BaseSettings):
     access_log: float = Field(
         0.0, ge=0, le=1, description="share of requests that leave a log line, and every 5xx unless it is 0"
     )
+    tracing: bool = Field(
+        False, description="spans to the OpenTelemetry collector that the usual OTEL_ variables name (extra otel)"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severity logged")
 
     @field_validator("model", "cache_dir", "api_keys_file")

@@ -81,7 +81,8 @@ class SlotPool:
         self._arena.used[slots] = 1
         return Ticket(self, self._arena, slots)
 
-    def submit(self, ticket: "Ticket", slots: Iterable[int], timeout: float, question: Question | None) -> None:
+    def submit(self, ticket: "Ticket", slots: Iterable[int], timeout: float, question: Question | None) -> float:
+        """Order the slots; when that was, of time.monotonic(). Raises Problem 503."""
         if self._line is None:
             raise problems.not_ready(self._status.reason)
         now = time.monotonic()
@@ -89,6 +90,7 @@ class SlotPool:
         for slot in slots:
             self._waiting[slot] = ticket
             self._order(ORDER.pack(slot, command, now, now + timeout, *(question or NO_QUESTION)))
+        return now
 
     def give_back(self, slots: Iterable[int]) -> None:
         """The owner needs them no more; those that the engine still has come back with its reply."""
@@ -141,6 +143,8 @@ class Ticket:
         self._pool, self._arena = pool, arena
         self.slots = slots
         self.closed = False
+        self.sent = 0.0
+        """time.monotonic() of the order"""
         self._replies: dict[int, Reply] = {}
         self._expected = 0
         self._done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -174,7 +178,7 @@ class Ticket:
         """
         slots = [self.slots[index] for index in indices]
         self._expected = len(slots)
-        self._pool.submit(self, slots, timeout, question)
+        self.sent = self._pool.submit(self, slots, timeout, question)
         timer = asyncio.get_running_loop().call_later(timeout, self._expire)
         try:
             await self._done

@@ -3,6 +3,7 @@
 One loop acts on everything: signals, messages and ends of children arrive as readable descriptors.
 """
 
+import importlib
 import logging
 import os
 import selectors
@@ -77,6 +78,11 @@ class Supervisor:
                 ApiKeys(settings.api_keys_file)
             except ApiKeysError as error:
                 raise StartError(str(error)) from error
+        if settings.tracing:
+            try:
+                importlib.import_module("service.tracing")
+            except ImportError as error:
+                raise StartError(f"tracing needs the extra otel (pip install 'coordserve[otel]'): {error}") from error
         self._settings, self._model = settings, config.name
         self._listener = _listen(settings.host, settings.port)
         self._arena_shape = (

@@ -32,7 +32,12 @@ async def serve(channel: socket.socket, start: Message) -> None:
     status = ServiceStatus()
     pool = SlotPool(arena, worker * settings.slots_per_worker, settings.slots_per_worker, status)
     collector = StatusCollector(status, config.name, len(arena.used), lambda: arena.used)
-    app = create_app(settings, config, pool, status, WorkerMetrics(), lambda: metrics.render(collector))
+    spans = None
+    if settings.tracing:
+        from service.tracing import RequestSpans
+
+        spans = RequestSpans(f"worker {worker}", arena)
+    app = create_app(settings, config, pool, status, WorkerMetrics(), lambda: metrics.render(collector), spans)
     server = uvicorn.Server(
         uvicorn.Config(
             app,
@@ -71,6 +76,8 @@ async def serve(channel: socket.socket, start: Message) -> None:
     beating = asyncio.create_task(heartbeat())
     await server.serve(sockets=[listener])
     beating.cancel()
+    if spans:
+        spans.close()
 
 
 def main() -> int:

@@ -49,6 +49,20 @@ def service(compiled_cache: Path) -> Iterator[RunningService]:
         yield running
 
 
+@pytest.fixture(scope="session")
+def not_a_number(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model whose every score is NaN."""
+    import torch
+
+    from models import directory
+
+    config, network = directory.load(BUNDLED_MODEL)
+    network.state_dict()["classifier.1.bias"].fill_(torch.nan)
+    model = tmp_path_factory.mktemp("model") / "not-a-number"
+    directory.save(model, config, network)
+    return model
+
+
 @pytest.fixture(scope="module")  # while Playwright is there its event loop runs, and no other can in this thread
 def chromium() -> Iterator[Any]:
     """A real browser, driven by Playwright."""

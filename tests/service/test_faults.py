@@ -13,10 +13,8 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
-import torch
 
 from loadtests.running import RunningService, wait_until
-from models import directory
 from models.config import BUNDLED_MODEL, CONFIG_FILE, WEIGHTS_FILE
 from tests.conftest import DIGITS
 
@@ -241,12 +239,8 @@ def test_a_deadline_is_answered_when_it_passes_and_its_image_is_never_computed(c
         assert b"coordserve_batch_images_sum 1.0" in metrics
 
 
-def test_scores_that_are_no_numbers_are_never_a_prediction(tmp_path: Path):
-    config, network = directory.load(BUNDLED_MODEL)
-    network.state_dict()["classifier.1.bias"].fill_(torch.nan)
-    directory.save(tmp_path / "model", config, network)
-
-    with RunningService(workers=1, model=tmp_path / "model", compile="off") as service:
+def test_scores_that_are_no_numbers_are_never_a_prediction(not_a_number: Path):
+    with RunningService(workers=1, model=not_a_number, compile="off") as service:
         answer = ask(service)
 
         assert answer.status_code == 500
