@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint format bench clean
+.PHONY: help serve test lint format bench chaos clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
@@ -27,6 +27,9 @@ format: $(VENV)/.installed-dev ## Format the code
 
 bench: $(VENV)/.installed-test ## Measure the service on this machine into bench.json (needs wrk)
 	$(BIN)/python -m loadtests.bench --out bench.json
+
+chaos: $(VENV)/.installed-test ## Try to break the service, in full, into docs/reliability.md (an hour; needs haproxy)
+	$(BIN)/python -m loadtests.chaos --out docs/reliability.md
 
 clean: ## Remove everything that was made here
 	rm -rf $(VENV) .cache .pytest_cache .mypy_cache .ruff_cache bench.json

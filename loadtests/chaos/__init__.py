@@ -1,0 +1,1 @@
+"""What tries to break a running service: one module a scenario, run in full by `make chaos`, in short by the tests."""
