@@ -21,8 +21,8 @@ from service.settings import available_cores
 SCENARIOS: list[str] = []
 HEAD = """# Reliability
 
-Written by `make chaos` on {date}: coordserve {version}, Python {python}, torch {torch}, {cores} cores, on which the clients
-run, too. A short form of every scenario is in `make test`.
+Written by `make chaos` on {date}: coordserve {version}, Python {python}, torch {torch}, {cores} cores, on which
+the clients run, too. A short form of every scenario is in `make test`.
 """
 
 
