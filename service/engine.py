@@ -217,7 +217,14 @@ class Engine:
             self._answer([entry], [status], 1, started, time.monotonic() - started)
 
     def _compute(self, form: Form, slots: list[int]) -> list[Status]:
-        """Scores of the slots' pixels into the slots; what became of each."""
+        """Scores of the slots' pixels into the slots, in as many parts as fit into memory; what became of each."""
+        statuses: list[Status] = []
+        while len(statuses) < len(slots):
+            statuses += self._compute_part(form, slots[len(statuses) :][: max(form.curve)])
+        return statuses
+
+    def _compute_part(self, form: Form, slots: list[int]) -> list[Status]:
+        """The same; [] if it did not fit, and from now on less is tried at once."""
         images = len(slots)
         # Slots are in range; with mode="raise" NumPy would copy everything twice.
         np.take(self._arena.pixels, slots, axis=0, out=self._staging[:images], mode="clip")
@@ -225,7 +232,8 @@ class Engine:
             scores = form.scores(self._staging, images)
         except Exception as error:
             if forms.out_of_memory(error) and form.shrink(images):
-                return self._compute_in_parts(form, slots)
+                self._note_shrunk(form, images)
+                return []
             log.exception("the network failed on a batch of %d images", images)
             if self._is_lost(error):
                 raise
@@ -237,16 +245,12 @@ class Engine:
         log.error("the network returned NaN or infinity for %d of %d images", images - finite.sum(), images)
         return [Status.OK if good else Status.NOT_FINITE for good in finite]
 
-    def _compute_in_parts(self, form: Form, slots: list[int]) -> list[Status]:
-        """What did not fit into the device's memory at once, at the batch sizes that are left."""
-        log.error("%d images do not fit into memory; from now on at most %d at once", len(slots), max(form.curve))
+    def _note_shrunk(self, form: Form, images: int) -> None:
+        log.error("%d images do not fit into memory; from now on at most %d at once", images, max(form.curve))
         self._metrics.out_of_memory()
         if self._target.device == "cuda":
             torch.cuda.empty_cache()
         self._report(ready=True)
-        size = max(form.curve)
-        parts = [slots[start : start + size] for start in range(0, len(slots), size)]
-        return [status for part in parts for status in self._compute(form, part)]
 
     def _is_lost(self, error: Exception) -> bool:
         """Whether only a new process gets rid of an error: those of CUDA are sticky."""

@@ -55,10 +55,13 @@ class Form:
         return bool(smaller)
 
     def measure(self, staging: Images) -> Iterator[None]:
-        """Warm up and time the batch sizes up to len(staging), pausing after every batch."""
-        return batch_curve.measure(
-            lambda size: self._compute(staging[:size]), batch_curve.bucket_sizes(len(staging)), self.curve
-        )
+        """Warm up and time the batch sizes up to len(staging), or to what memory holds, pausing after every batch."""
+        sizes = batch_curve.bucket_sizes(len(staging))
+        try:
+            yield from batch_curve.measure(lambda size: self._compute(staging[:size]), sizes, self.curve)
+        except Exception as error:
+            if not (self.curve and out_of_memory(error)):
+                raise
 
     def scores(self, staging: Images, images: int) -> Scores:
         """Scores float32 [images, classes] of the first `images` of staging uint8 [max_batch, S, S, 3].
