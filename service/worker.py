@@ -16,6 +16,7 @@ from service.app import create_app
 from service.arena import Arena
 from service.connection import KEEP_ALIVE_SECONDS, Connection
 from service.control import Message
+from service.listener import Server
 from service.metrics import StatusCollector, WorkerMetrics
 from service.settings import Settings
 from service.slots import ServiceStatus, SlotPool
@@ -39,7 +40,7 @@ async def serve(channel: socket.socket, start: Message) -> None:
 
         spans = RequestSpans(f"worker {worker}", arena)
     app = create_app(settings, config, pool, status, counters, lambda: metrics.render(collector), spans)
-    server = uvicorn.Server(
+    server = Server(
         uvicorn.Config(
             app,
             http=Connection,
