@@ -34,6 +34,7 @@ class ServiceStatus:
     """What the supervisor has told this worker of the whole service."""
 
     ready: bool = False
+    recovering: bool = False  # the engine is being replaced, soon: requests may wait for it
     reason: str = "starting"
     failed: bool = False  # the engine cannot be kept alive: only a restart of the whole service may help
     draining: bool = False
@@ -62,8 +63,11 @@ class SlotPool:
         self.disconnect()
         self._line = Line(sock, REPLY)
         asyncio.get_running_loop().add_reader(sock, self._on_replies)
+        if self._orders:  # that came when there was no line
+            self._ring()
 
     def disconnect(self) -> None:
+        """The engine is gone. What it held has failed: one of these images may be what it died of."""
         if self._line is None:
             return
         loop = asyncio.get_running_loop()
@@ -71,14 +75,25 @@ class SlotPool:
         loop.remove_writer(self._line.socket)
         self._line.close()
         self._line = None
+        self._fail("the engine was lost while it held the image")
+
+    def check_hope(self) -> None:
+        """The status has changed: what waits for an engine that will not come has failed."""
+        if self._line is None and not (self._status.ready or self._status.recovering):
+            self._fail(self._status.reason)
+
+    def _fail(self, reason: str) -> None:
         self._orders.clear()
         waiting, self._waiting = self._waiting, {}
         for slot, ticket in waiting.items():
-            ticket.fail(slot, problems.not_ready("the engine was lost while it held the image"))
+            ticket.fail(slot, problems.not_ready(reason))
 
     def check_room(self, count: int, urgency: int) -> None:
-        """Raises Problem: 503 if there is no engine, 429 if fewer than `count` slots are free for this urgency."""
-        if not self._status.ready or self._line is None:
+        """Raises Problem: 503 if there is no engine and none to come, 429 if fewer than `count` slots are free.
+
+        Background work leaves some slots to what is more urgent.
+        """
+        if not (self._status.ready or self._status.recovering):
             raise problems.not_ready(self._status.reason)
         kept = self._kept if urgency > DEFAULT_URGENCY else 0
         if count > len(self._free) - kept:
@@ -93,9 +108,7 @@ class SlotPool:
         return Ticket(self, self._arena, slots, urgency)
 
     def submit(self, ticket: "Ticket", slots: Iterable[int], deadline: float, question: Question | None) -> float:
-        """Order the slots; when that was, of time.monotonic(). Raises Problem 503."""
-        if self._line is None:
-            raise problems.not_ready(self._status.reason)
+        """Order the slots, now or once there is an engine; when that was, of time.monotonic()."""
         now = time.monotonic()
         command = Command.EXPLAIN if question else Command.PREDICT
         for slot in slots:

@@ -62,6 +62,7 @@ class Status:
     """What every worker is told; the fields of slots.ServiceStatus."""
 
     ready: bool = False
+    recovering: bool = False
     reason: str = "starting"
     failed: bool = False
     draining: bool = False
@@ -132,7 +133,7 @@ class Supervisor:
         for place in (self._engine, *self._workers):
             if place.process and place.last_heard is not None and now - place.last_heard > STUCK_SECONDS:
                 if place is self._engine:
-                    self._tell(ready=False, reason="replacing the engine")
+                    self._tell(ready=False, recovering=self._may_wait(), reason="replacing the engine")
                 log.error("%s has been silent for %.0f s: killing it", place.role, STUCK_SECONDS)
                 place.last_heard = None
                 os.killpg(place.process.pid, signal.SIGKILL)
@@ -264,7 +265,7 @@ class Supervisor:
             place.works_since = place.works_since or time.monotonic()
         else:  # it has said what keeps it: compiling at start-up leaves no time for heartbeats
             place.last_heard = None
-        self._tell(**message.fields)
+        self._tell(recovering=False, **message.fields)
 
     def _on_fatal(self, place: Place, message: Message) -> None:
         self._fatal = message.fields["message"]
@@ -295,16 +296,22 @@ class Supervisor:
         if self._stopping or self._fatal is not None:
             return
         delay = 0.0 if place.crashes == 0 else min(FIRST_BACKOFF_SECONDS * 2**place.crashes, MAX_BACKOFF_SECONDS)
+        may_wait = self._may_wait()
         place.crashes += 1
         place.restart_at = time.monotonic() + delay
         log.error("%s ended with code %d: replacing it in %.1f s", place.role, code, delay)
         if place is self._engine:
             self._tell(
                 ready=False,
+                recovering=may_wait,
                 reason="replacing the engine",
                 failed=self._status.failed or place.crashes >= HOPELESS_CRASHES,
                 engine_restarts=self._status.engine_restarts + 1,
             )
+
+    def _may_wait(self) -> bool:
+        """Whether the engine, which is lost, will be back soon for all we know."""
+        return self._announced and self._engine.crashes == 0
 
     def _announce(self) -> None:
         """Say once that the service answers."""

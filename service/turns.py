@@ -14,8 +14,9 @@ from itertools import count
 from models.images import Pixels
 from service.doorbell import DEFAULT_URGENCY
 
-# Longer turns make the loop deaf for longer; shorter ones ring the engine for fewer images at a time, which costs.
-TURN_SECONDS = 0.008
+# A turn lasts as long as all else did since the one before, so that refusing what is too much never takes more than
+# half of the worker; within bounds: longer turns make the loop deaf for longer, shorter ones ring the engine too often.
+SHORTEST_TURN, LONGEST_TURN = 0.003, 0.02
 # Up to here (about 2 ms of decoding) handing a picture to a thread costs more than it saves the event loop.
 INLINE_PIXELS = 400_000
 THREADS = 2
@@ -28,6 +29,7 @@ class DecodingTurns:
 
     def __init__(self) -> None:
         self._until = 0.0  # of this turn; 0 before its first picture
+        self._ended = 0.0  # the turn before
         self._waiting: list[tuple[int, int, asyncio.Future[Pixels], Work]] = []  # a heap
         self._arrivals = count()
         self._threads = ThreadPoolExecutor(THREADS, "decode")
@@ -54,7 +56,8 @@ class DecodingTurns:
             return await loop.run_in_executor(self._threads, work)
 
     def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._until = time.perf_counter() + TURN_SECONDS
+        now = time.perf_counter()
+        self._until = now + min(max(now - self._ended, SHORTEST_TURN), LONGEST_TURN)
         loop.call_soon(self._next_turn, loop)
 
     def _next_turn(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -72,3 +75,4 @@ class DecodingTurns:
                 turn.set_exception(error)
             if urgency > DEFAULT_URGENCY:  # one a turn: something more urgent may be in a socket by now
                 break
+        self._ended = time.perf_counter()

@@ -62,6 +62,7 @@ async def serve(channel: socket.socket, start: Message) -> None:
             server.should_exit = True
         elif message.kind == "status":
             vars(status).update(message.fields)
+            pool.check_hope()
         elif message.kind == "connect":
             pool.connect(socket.socket(fileno=message.fds[0]))
 

@@ -1,7 +1,7 @@
 """Twice the load that it can carry.
 
-A Poisson process of requests, open loop, at twice the capacity measured before it with 64 connections in closed loop;
-probes go beside it ten times a second. What is not accepted must be refused at once, and what is accepted answered in time.
+A Poisson process of requests, in open loop, at twice the capacity that 64 connections in closed loop found before it;
+probes go beside it ten times a second. What is too much must be refused at once, what is accepted answered in time.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ import uvloop
 
 from loadtests.bench import compiled, imagenet_sized, photo
 from loadtests.chaos.finding import Finding
-from loadtests.client import Answer, Client, percentile, poisson, post
+from loadtests.client import Answer, Client, hurry, percentile, poisson, post
 from loadtests.running import RunningService
 
 CONNECTIONS = 64
@@ -41,11 +41,12 @@ def _overload(name: str, seconds: float, cache: Path, **settings: object) -> lis
         service.wait_compiled()
         card = service.card()
         batch_seconds = card["batch_cap"] / card["images_per_second"][str(card["batch_cap"])]
+        hurry()
         capacity, answers, probes = uvloop.run(_drive(service, request, seconds))
     accepted = [answer for answer in answers if answer.status == 200]
     refused = [answer for answer in answers if answer.status in (429, 503)]
     best = {answer.body.split(b'"index":')[1].split(b",")[0] for answer in accepted}
-    rate = len(accepted) / seconds
+    rate = len(accepted) / max(answer.due + answer.seconds for answer in answers)
     bound = 512 / capacity + batch_seconds
     p99, latest = percentile((answer.seconds for answer in accepted), 99), max(one.seconds for one in refused)
     slowest = max(probe.seconds for probe in probes)
@@ -64,7 +65,7 @@ def _overload(name: str, seconds: float, cache: Path, **settings: object) -> lis
             all(b"retry-after: " in one.head for one in refused),
         ),
         Finding(
-            f"{name}: throughput", "within 10 % of capacity", f"{rate / capacity:.0%}", rate > 0.9 * capacity, True
+            f"{name}: answered, of capacity", "at least 90 %", f"{rate / capacity:.0%}", rate > 0.9 * capacity, True
         ),
         Finding(
             f"{name}: refused within",

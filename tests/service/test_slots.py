@@ -40,10 +40,10 @@ class PlayedEngine:
         self.line.send(REPLY.pack(slot, status, 1, 10, 20))
 
 
-def new_pool() -> tuple[SlotPool, PlayedEngine]:
+def new_pool(status: ServiceStatus | None = None) -> tuple[SlotPool, PlayedEngine]:
     arena = Arena.create(SLOTS, size=8, classes=3)
     engine = PlayedEngine(arena)
-    pool = SlotPool(arena, 0, SLOTS, ServiceStatus(ready=True), engine.count_dropped)
+    pool = SlotPool(arena, 0, SLOTS, status or ServiceStatus(ready=True), engine.count_dropped)
     pool.connect(engine.socket)
     return pool, engine
 
@@ -168,12 +168,58 @@ def test_a_lost_engine_fails_what_it_held_and_frees_every_slot():
         with pytest.raises(Problem) as refusal:
             await task
         assert refusal.value.status == 503
+        assert free_slots(pool) == SLOTS
+
+    asyncio.run(run())
+
+
+def test_images_wait_for_the_engine_that_is_to_come():
+    async def run() -> None:
+        status = ServiceStatus(ready=True)
+        pool, engine = new_pool(status)
+
+        async def request() -> list[Reply]:
+            with pool.take(1, DEFAULT_URGENCY) as ticket:
+                return await ticket.infer([0], LONG)
+
+        engine.line.close()
+        await asyncio.sleep(0.01)
+        status.ready, status.recovering = False, True
+        pool.check_hope()
+        task = asyncio.create_task(request())
+        await asyncio.sleep(0.01)
+        successor = PlayedEngine(engine.arena)
+        pool.connect(successor.socket)
+        (order,) = await successor.orders(1)
+        successor.reply(order.slot)
+        assert len(await task) == 1
+        assert free_slots(pool) == SLOTS
+
+    asyncio.run(run())
+
+
+def test_images_that_wait_for_an_engine_fail_when_there_is_no_more_hope():
+    async def run() -> None:
+        status = ServiceStatus(recovering=True)
+        pool, engine = new_pool(status)
+        engine.line.close()
+        await asyncio.sleep(0.01)
+
+        async def request() -> list[Reply]:
+            with pool.take(1, DEFAULT_URGENCY) as ticket:
+                return await ticket.infer([0], LONG)
+
+        task = asyncio.create_task(request())
+        await asyncio.sleep(0.01)
+        status.recovering = False
+        pool.check_hope()
+        with pytest.raises(Problem) as refusal:
+            await task
+        assert refusal.value.status == 503
         with pytest.raises(Problem) as refusal:
             pool.take(1, DEFAULT_URGENCY)
         assert refusal.value.status == 503
-
-        successor = PlayedEngine(engine.arena)
-        pool.connect(successor.socket)
+        status.ready = True
         assert free_slots(pool) == SLOTS
 
     asyncio.run(run())
