@@ -63,6 +63,12 @@ def not_a_number(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return model
 
 
+@pytest.fixture
+def fault(tmp_path: Path) -> Path:
+    """The file that says how the device of tests.service.faulty_device fails."""
+    return tmp_path / "fault"
+
+
 @pytest.fixture(scope="module")  # while Playwright is there its event loop runs, and no other can in this thread
 def chromium() -> Iterator[Any]:
     """A real browser, driven by Playwright."""

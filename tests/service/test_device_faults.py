@@ -1,6 +1,5 @@
 """A device that fails: as after a CUDA error, or for want of memory."""
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -9,23 +8,9 @@ import pytest
 
 from loadtests.running import RunningService, wait_until
 from tests.conftest import DIGITS, encode, noise
+from tests.service.faulty_device import service_on
 
 SEVEN = (DIGITS / "dejavu-sans-7.png").read_bytes()
-
-
-@pytest.fixture
-def fault(tmp_path: Path) -> Path:
-    """The file that says how the device fails."""
-    return tmp_path / "fault"
-
-
-def service_on(fault: Path, cache: Path, **settings: object) -> RunningService:
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(Path(__file__).parent / "faulty_device"),
-        "FAULT_FILE": str(fault),
-    }
-    return RunningService(workers=1, cache_dir=cache, environment=environment, **settings)
 
 
 def ask(service: RunningService, content: bytes = SEVEN) -> httpx.Response:

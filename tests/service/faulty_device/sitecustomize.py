@@ -1,11 +1,12 @@
 """Makes the device of an engine fail as the file named by FAULT_FILE says, as long as it is there.
 
 Python imports this at its start where the folder is in PYTHONPATH. `sticky`: what PyTorch raises after a CUDA error,
-for every batch; `memory N`: batches of more than N images do not fit.
+for every batch; `memory N`: batches of more than N images do not fit; `slow S`: a batch takes S seconds.
 """
 
 import os
 import sys
+import time
 from pathlib import Path
 
 if "service.engine" in sys.orig_argv:
@@ -22,6 +23,8 @@ if "service.engine" in sys.orig_argv:
             raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
         if kind == "memory" and len(images) > int(limit[0]):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+        if kind == "slow":
+            time.sleep(float(limit[0]))
         return compute(self, images)
 
     Form._compute = failing
