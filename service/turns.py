@@ -16,7 +16,7 @@ from service.doorbell import DEFAULT_URGENCY
 
 # A turn lasts as long as all else did since the one before, so that refusing what is too much never takes more than
 # half of the worker; within bounds: longer turns make the loop deaf for longer, shorter ones ring the engine too often.
-SHORTEST_TURN, LONGEST_TURN = 0.003, 0.02
+SHORTEST_TURN, LONGEST_TURN = 0.003, 0.006
 # Up to here (about 2 ms of decoding) handing a picture to a thread costs more than it saves the event loop.
 INLINE_PIXELS = 400_000
 THREADS = 2
