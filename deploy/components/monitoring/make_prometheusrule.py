@@ -1,4 +1,4 @@
-"""Makes the operator's PrometheusRule of rules.yaml: `make rules`, or with --runbooks URL before every runbook's path."""
+"""Makes the operator's PrometheusRule of rules.yaml: `make rules`; with --runbooks URL that comes before every path."""
 
 import argparse
 from pathlib import Path
