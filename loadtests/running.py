@@ -30,7 +30,8 @@ class RunningService:
     """`coordserve serve` on a free loopback port, as a context manager that stops it with SIGTERM."""
 
     def __init__(self, *, environment: dict[str, str] | None = None, **settings: Any) -> None:
-        """Settings by their names; True and False for switches."""
+        """Settings by their names; True and False for switches; without a grace unless one is named."""
+        settings.setdefault("shutdown_grace", 0)
         flags = ["--port", "0", "--log-format", "json"]
         for name, value in settings.items():
             flag = name.replace("_", "-")

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,13 +19,14 @@ from models.config import ModelConfig
 from service import __version__, openapi, problems, schema
 from service.answers import AnswerWriter
 from service.api_keys import ApiKeys
-from service.bodies import pictures, read_body, requested_timeout
+from service.bodies import pictures, read_body
 from service.explain import PNG, ExplanationWriter, question, wants_png
 from service.intake import Intake
 from service.metrics import WorkerMetrics
 from service.observe import Observe
 from service.overlay import overlay
 from service.page import routes as page
+from service.parameters import Asked, asked, top_k
 from service.problems import Problem
 from service.settings import Settings
 from service.slots import ServiceStatus, SlotPool
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PREDICT_PATH, EXPLAIN_PATH = "/v1/predict", "/v1/explain"
-DEFAULT_TOP_K = 5
 
 
 def create_app(
@@ -69,16 +68,15 @@ def create_app(
 
     @app.post(PREDICT_PATH, dependencies=schema.KEYS if keys else [], **schema.PREDICT)
     async def predict(request: Request) -> Response:
-        started = time.perf_counter()
+        how = asked(request, settings.request_timeout)
         if keys:
             keys.check(request.headers)
-        top_k = _top_k(request)
-        deadline = started + requested_timeout(request, settings.request_timeout)
-        body = await read_body(request, settings.max_body_bytes)
-        found = pictures(request.headers.get("content-type", ""), body, intake.max_images)
-        async with intake.computed(found, deadline, some=len(found) > 1) as answer:
+        classes = top_k(request)
+        found = await received(request, how)
+        async with intake.computed(found, how, some=len(found) > 1) as answer:
             predictions: list[str | Problem] = [
-                answer.refused.get(index) or writer.ranking(answer.scores(index), top_k) for index in range(len(found))
+                answer.refused.get(index) or writer.ranking(answer.scores(index), classes)
+                for index in range(len(found))
             ]
         return Response(
             writer.answer(request.scope["request_id"], predictions, answer.timing), media_type="application/json"
@@ -86,24 +84,28 @@ def create_app(
 
     @app.post(EXPLAIN_PATH, dependencies=schema.KEYS if keys else [], **schema.EXPLAIN)
     async def explain(request: Request) -> Response:
-        started = time.perf_counter()
+        how = asked(request, settings.request_timeout)
         if keys:
             keys.check(request.headers)
-        asked = question(request, config)
-        deadline = started + requested_timeout(request, settings.request_timeout)
-        body = await read_body(request, settings.max_body_bytes)
-        found = pictures(request.headers.get("content-type", ""), body, intake.max_images)
+        what = question(request, config)
+        found = await received(request, how)
         as_png = wants_png(request, len(found))
-        async with intake.computed(found, deadline, some=len(found) > 1, question=asked) as answer:
+        async with intake.computed(found, how, some=len(found) > 1, question=what) as answer:
             if as_png:
                 loop = asyncio.get_running_loop()
                 png = await loop.run_in_executor(None, overlay, answer.seen[0], answer.explanation(0).map)
                 return Response(png, media_type=PNG)
             explanations: list[str | Problem] = [
-                answer.refused.get(index) or explainer.one(answer.explanation(index), answer.scores(index), asked)
+                answer.refused.get(index) or explainer.one(answer.explanation(index), answer.scores(index), what)
                 for index in range(len(found))
             ]
         return Response(explainer.answer(request.scope["request_id"], explanations), media_type="application/json")
+
+    async def received(request: Request, how: Asked) -> list[bytes | Problem]:
+        """The pictures of a request for which there is room."""
+        intake.check_room(how.urgency)
+        body = await read_body(request, settings.max_body_bytes, how.deadline)
+        return pictures(request.headers.get("content-type", ""), body, intake.max_images)
 
     def card() -> dict[str, Any]:
         return {
@@ -181,7 +183,7 @@ def create_app(
             response = _response(request, problems.internal_error())
         await response(scope, receive, send)
 
-    observed: ASGIApp = Observe(straight, counters, settings.access_log)
+    observed: ASGIApp = Observe(straight, counters, status, settings.access_log)
     if spans:
         observed = spans.around(observed)
     if not settings.cors_origins:
@@ -204,12 +206,3 @@ def _response(request: Request, problem: Problem) -> Response:
         problem.headers,
         media_type=problems.MEDIA_TYPE,
     )
-
-
-def _top_k(request: Request) -> int:
-    text = request.query_params.get("top_k") if request.scope["query_string"] else None
-    if text is None:
-        return DEFAULT_TOP_K
-    if not (text.isascii() and text.isdecimal() and len(text) < 10 and int(text) > 0):
-        raise problems.out_of_range(f"top_k is {text!r}; it must be a whole number from 1")
-    return int(text)

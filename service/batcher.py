@@ -1,13 +1,14 @@
-"""The engine's queue: what waits, in order of arrival, and which of it goes into the next batch.
+"""The engine's queue: what waits, by urgency and then arrival, and which of it goes into the next batch.
 
 One thread owns it, so there is no lock; a batch is cut when the device is free, so there is no delay
 unless one was asked for.
 """
 
-from collections import deque
+from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from service.doorbell import Line
+from service.doorbell import DEFAULT_URGENCY, LEAST_URGENCY, Line
 from service.explanations import BEST, Method
 
 
@@ -19,57 +20,57 @@ class Entry:
     slot: int
     sent: float
     deadline: float
+    urgency: int = DEFAULT_URGENCY
     method: int = Method.COORDATT
     target: int = BEST
-    cancelled: bool = False
 
 
 class BatchQueue:
-    """First in, first out; what is cancelled or expired never reaches the device."""
+    """The most urgent first, of these whichever came first; what is cancelled or expired never reaches the device."""
 
     def __init__(self) -> None:
-        self._entries: deque[Entry] = deque()
-        self._by_slot: dict[int, Entry] = {}
+        self._waiting: list[OrderedDict[int, Entry]] = [OrderedDict() for _ in range(LEAST_URGENCY + 1)]
+        """by urgency, each by slot in order of arrival"""
 
     def __len__(self) -> int:
-        return len(self._by_slot)
+        return sum(map(len, self._waiting))
 
     def push(self, entry: Entry) -> None:
-        self._by_slot[entry.slot] = entry
-        self._entries.append(entry)
+        self._waiting[entry.urgency][entry.slot] = entry
 
     def cancel(self, slot: int) -> Entry | None:
         """Forget the entry of `slot`; None if it is not waiting (computed, or never was)."""
-        entry = self._by_slot.pop(slot, None)
-        if entry:
-            entry.cancelled = True
-        return entry
+        for waiting in self._waiting:
+            if entry := waiting.pop(slot, None):
+                return entry
+        return None
 
     def disconnect(self, line: Line) -> int:
         """Forget all that came over `line`; returns how many."""
-        gone = [slot for slot, entry in self._by_slot.items() if entry.line is line]
+        gone = [slot for waiting in self._waiting for slot, entry in waiting.items() if entry.line is line]
         for slot in gone:
             self.cancel(slot)
         return len(gone)
 
     def wait(self, now: float, cap: int, max_delay: float) -> float | None:
         """Seconds until a batch is due: 0 when it is, None when nothing waits."""
-        while self._entries and self._entries[0].cancelled:
-            self._entries.popleft()
-        if not self._entries:
+        oldest = min((next(iter(waiting.values())).sent for waiting in self._waiting if waiting), default=None)
+        if oldest is None:
             return None
-        if len(self) >= cap:
-            return 0.0
-        return max(0.0, self._entries[0].sent + max_delay - now)
+        return 0.0 if len(self) >= cap else max(0.0, oldest + max_delay - now)
 
-    def cut(self, now: float, cap: int) -> tuple[list[Entry], list[Entry]]:
-        """Take the next batch, at most `cap` entries, and those met on the way whose deadline has passed."""
+    def cut(self, now: float, cap: int, background_cap: Callable[[int], int]) -> tuple[list[Entry], list[Entry]]:
+        """Take the next batch, at most `cap` entries, and those met on the way whose deadline has passed.
+
+        background_cap(n): up to what size background work may join n other images.
+        """
         batch: list[Entry] = []
         expired: list[Entry] = []
-        while self._entries and len(batch) < cap:
-            entry = self._entries.popleft()
-            if entry.cancelled:
-                continue
-            del self._by_slot[entry.slot]
-            (batch if entry.deadline > now else expired).append(entry)
+        limit = cap
+        for urgency, waiting in enumerate(self._waiting):
+            if urgency == DEFAULT_URGENCY + 1:
+                limit = min(cap, background_cap(len(batch)))
+            while waiting and len(batch) < limit:
+                _, entry = waiting.popitem(last=False)
+                (batch if entry.deadline > now else expired).append(entry)
         return batch, expired

@@ -1,7 +1,9 @@
 """The encoded pictures in a request's body: raw bytes, multipart, or JSON with base64."""
 
+import asyncio
 import base64
 import binascii
+import time
 from typing import Annotated
 
 from fastapi import Request
@@ -17,8 +19,6 @@ RAW_TYPES = ("image/jpeg", "image/png", "image/webp", "application/octet-stream"
 MULTIPART_TYPE = "multipart/form-data"
 JSON_TYPE = "application/json"
 IMAGE_PART = "image"
-TIMEOUT_HEADER = "x-request-timeout"
-MAX_TIMEOUT_SECONDS = 3600.0
 ACCEPTED = ", ".join((*RAW_TYPES, MULTIPART_TYPE, JSON_TYPE))
 
 
@@ -30,28 +30,35 @@ class JsonImages(BaseModel):
     images: Annotated[list[str], Field(min_length=1, description="each base64, or a data: URI with base64")]
 
 
-def requested_timeout(request: Request, default: float) -> float:
-    """Seconds of the header X-Request-Timeout, or `default`. Raises Problem 422."""
-    text = request.headers.get(TIMEOUT_HEADER)
-    if text is None:
-        return default
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds <= MAX_TIMEOUT_SECONDS:  # also when it is NaN
-        raise problems.out_of_range(
-            f"X-Request-Timeout is {text!r}; it must be seconds above 0 and at most {MAX_TIMEOUT_SECONDS:g}"
-        )
-    return seconds
+async def read_body(request: Request, max_bytes: int, deadline: float) -> bytes:
+    """The whole body, by `deadline` (of time.monotonic()).
 
-
-async def read_body(request: Request, max_bytes: int) -> bytes:
-    """The whole body. Raises Problem 413 as soon as it is known to be too large, 400 if empty, and ClientDisconnect."""
+    Raises Problem: 413 as soon as it is known to be too large, 408 if it does not come in time, 400 if empty; and
+    ClientDisconnect.
+    """
     declared = request.headers.get("content-length", "0")
     if declared.isdecimal() and int(declared) > max_bytes:
         raise problems.body_too_large(max_bytes)
-    chunks, length, more = [], 0, True
+    message = await request.receive()
+    if message.get("more_body", False):
+        try:
+            async with asyncio.timeout(deadline - time.monotonic()):
+                body = await _rest_of_body(request, message["body"], max_bytes)
+        except TimeoutError as error:
+            raise problems.body_too_slow() from error
+    else:
+        body = message.get("body", b"")
+    if message["type"] == "http.disconnect":
+        raise ClientDisconnect
+    if len(body) > max_bytes:
+        raise problems.body_too_large(max_bytes)
+    if not body:
+        raise problems.malformed("the body is empty; send the bytes of an image")
+    return body
+
+
+async def _rest_of_body(request: Request, first: bytes, max_bytes: int) -> bytes:
+    chunks, length, more = [first], len(first), True
     while more:
         message = await request.receive()
         if message["type"] == "http.disconnect":
@@ -61,8 +68,6 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
         length += len(chunks[-1])
         if length > max_bytes:
             raise problems.body_too_large(max_bytes)
-    if not length:
-        raise problems.malformed("the body is empty; send the bytes of an image")
     return b"".join(chunks)
 
 

@@ -11,6 +11,9 @@ from typing import NamedTuple
 
 from service.explanations import BEST, Method
 
+# Of RFC 9218, section 4.1: 0 is the most urgent. What is less urgent than the default is background work.
+DEFAULT_URGENCY, LEAST_URGENCY = 3, 7
+
 
 class Command(IntEnum):
     """What a worker asks of the engine."""
@@ -35,6 +38,8 @@ class Order(NamedTuple):
 
     slot: int
     command: int
+    urgency: int
+    """0 to 7, as in RFC 9218"""
     sent: float
     deadline: float
     method: int = Method.COORDATT
@@ -53,7 +58,7 @@ class Reply(NamedTuple):
     infer_us: int
 
 
-ORDER = struct.Struct("=IIddHH")
+ORDER = struct.Struct("=IHHddHH")
 REPLY = struct.Struct("=IHHII")
 RECEIVE_BYTES = 1 << 16
 

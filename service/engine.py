@@ -28,7 +28,7 @@ from models.config import ModelDirectoryError
 from service import control, forms, logs, process
 from service.arena import Arena
 from service.batcher import BatchQueue, Entry
-from service.doorbell import ORDER, REPLY, Command, Line, Status
+from service.doorbell import DEFAULT_URGENCY, ORDER, REPLY, Command, Line, Status
 from service.explainer import Explainer
 from service.explanations import Method, pack
 from service.forms import Form
@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 HEARTBEAT_SECONDS = 0.5
+# So long after an image that is no background work, background batches are short ones.
+ALERT_SECONDS = 1.0
 
 
 class Engine:
@@ -74,6 +76,7 @@ class Engine:
         self._lines: dict[int, Line] = {}  # by worker
         self._metrics = EngineMetrics()
         self._heartbeat_due = 0.0
+        self._alert_until = 0.0
         self._running = True
         self._selector = selectors.DefaultSelector()
         self._selector.register(channel, selectors.EVENT_READ, self._on_control)
@@ -171,12 +174,14 @@ class Engine:
         if not self._form or self._queue.wait(time.monotonic(), self._cap, self._settings.max_delay_ms / 1000) != 0.0:
             return
         started = time.monotonic()
-        batch, expired = self._queue.cut(started, self._cap)
+        batch, expired = self._queue.cut(started, self._cap, self._background_cap)
         if expired:
             self._metrics.dropped("deadline", len(expired))
             self._answer(expired, [Status.EXPIRED] * len(expired), 0, started, 0.0)
         if not batch:
             return
+        if batch[0].urgency <= DEFAULT_URGENCY:
+            self._alert_until = started + ALERT_SECONDS
         self._metrics.batch_started(len(batch))
         self._metrics.waiting(len(self._queue) + len(self._explanations))
         statuses = self._compute(self._form, [entry.slot for entry in batch])
@@ -184,9 +189,16 @@ class Engine:
         self._answer(batch, statuses, len(batch), started, finished - started)
         self._metrics.batch_ended()
 
+    def _background_cap(self, others: int) -> int:
+        """Background work fills the padding beside others; alone it keeps the device only for a short while."""
+        assert self._form
+        if others:
+            return self._form.padded(others)
+        return self._form.quick() if time.monotonic() < self._alert_until else self._form.cap
+
     def _serve_explanation(self) -> None:
         started = time.monotonic()
-        batch, expired = self._explanations.cut(started, 1)
+        batch, expired = self._explanations.cut(started, 1, lambda others: 1)
         if expired:
             self._metrics.dropped("deadline", len(expired))
             self._answer(expired, [Status.EXPIRED] * len(expired), 0, started, 0.0)
@@ -197,23 +209,33 @@ class Engine:
                 pack(explanation, pixels)
                 self._arena.scores[entry.slot] = scores
                 status = Status.OK if np.isfinite(scores).all() else Status.NOT_FINITE
-            except Exception:
+            except Exception as error:
                 log.exception("explaining an image failed")
-                if self._target.device == "cuda":
+                if self._is_lost(error):
                     raise
                 status = Status.FAILED
             self._answer([entry], [status], 1, started, time.monotonic() - started)
 
     def _compute(self, form: Form, slots: list[int]) -> list[Status]:
-        """Scores of the slots' pixels into the slots; what became of each."""
+        """Scores of the slots' pixels into the slots, in as many parts as fit into memory; what became of each."""
+        statuses: list[Status] = []
+        while len(statuses) < len(slots):
+            statuses += self._compute_part(form, slots[len(statuses) :][: max(form.curve)])
+        return statuses
+
+    def _compute_part(self, form: Form, slots: list[int]) -> list[Status]:
+        """The same; [] if it did not fit, and from now on less is tried at once."""
         images = len(slots)
         # Slots are in range; with mode="raise" NumPy would copy everything twice.
         np.take(self._arena.pixels, slots, axis=0, out=self._staging[:images], mode="clip")
         try:
             scores = form.scores(self._staging, images)
-        except Exception:
+        except Exception as error:
+            if forms.out_of_memory(error) and form.shrink(images):
+                self._note_shrunk(form, images)
+                return []
             log.exception("the network failed on a batch of %d images", images)
-            if self._target.device == "cuda":  # a CUDA error is sticky: only a new process gets rid of it
+            if self._is_lost(error):
                 raise
             return [Status.FAILED] * images
         self._arena.scores[slots] = scores
@@ -222,6 +244,17 @@ class Engine:
             return [Status.OK] * images
         log.error("the network returned NaN or infinity for %d of %d images", images - finite.sum(), images)
         return [Status.OK if good else Status.NOT_FINITE for good in finite]
+
+    def _note_shrunk(self, form: Form, images: int) -> None:
+        log.error("%d images do not fit into memory; from now on at most %d at once", images, max(form.curve))
+        self._metrics.out_of_memory()
+        if self._target.device == "cuda":
+            torch.cuda.empty_cache()
+        self._report(ready=True)
+
+    def _is_lost(self, error: Exception) -> bool:
+        """Whether only a new process gets rid of an error: those of CUDA are sticky."""
+        return isinstance(error, torch.AcceleratorError) or self._target.device == "cuda"
 
     def _answer(
         self, entries: list[Entry], statuses: list[Status], batch_size: int, started: float, seconds: float
@@ -245,13 +278,12 @@ class Engine:
         if orders is None:
             self._drop_line(line)
             return
-        for slot, command, sent, deadline, method, target in orders:
+        for slot, command, urgency, sent, deadline, method, target in orders:
             if command == Command.PREDICT:
-                self._queue.push(Entry(line, slot, sent, deadline))
+                self._queue.push(Entry(line, slot, sent, deadline, urgency))
             elif command == Command.EXPLAIN:
-                self._explanations.push(Entry(line, slot, sent, deadline, method, target))
+                self._explanations.push(Entry(line, slot, sent, deadline, urgency, method, target))
             elif entry := self._queue.cancel(slot) or self._explanations.cancel(slot):
-                self._metrics.dropped("cancelled", 1)
                 self._answer([entry], [Status.CANCELLED], 0, time.monotonic(), 0.0)
 
     def _send(self, line: Line, records: bytes) -> None:
@@ -264,7 +296,7 @@ class Engine:
     def _drop_line(self, line: Line) -> None:
         """A worker is gone: nobody waits for its images."""
         if dropped := self._queue.disconnect(line) + self._explanations.disconnect(line):
-            self._metrics.dropped("cancelled", dropped)
+            self._metrics.dropped("disconnect", dropped)
         self._selector.unregister(line)
         self._lines = {worker: other for worker, other in self._lines.items() if other is not line}
         line.close()
@@ -318,7 +350,11 @@ def main() -> int:
     except ModelDirectoryError as error:
         control.send(channel, "fatal", message=str(error))
         return 1
-    engine.run()
+    try:
+        engine.run()
+    except Exception:
+        log.exception("the device is lost with this process")
+        return 1
     if spans:
         spans.close()
     return 0

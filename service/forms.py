@@ -14,6 +14,9 @@ from models.compile import Run, Target
 from models.inference import check_images, for_inference
 from service import batch_curve
 
+# How long a batch of background work may keep the device while others may come, in times of a lone image.
+PATIENCE = 1.25
+
 Images = NDArray[np.uint8]
 Scores = NDArray[np.float32]
 
@@ -32,24 +35,49 @@ class Form:
         """The most images worth computing at once; needs a measured curve."""
         return batch_curve.best_batch(self.curve)
 
+    def padded(self, images: int) -> int:
+        """The measured batch size that so many images are computed at.
+
+        At any other size kernels would be prepared first, for 10 to 30 ms, at the expense of whoever sent the batch.
+        """
+        return min(size for size in self.curve if size >= images)
+
+    def quick(self) -> int:
+        """The most images that take at most PATIENCE times as long as one."""
+        lone = PATIENCE / self.curve[1]
+        return max(size for size, rate in self.curve.items() if size / rate <= lone and size <= self.cap)
+
+    def shrink(self, images: int) -> bool:
+        """Do without the batch size that so many images were computed at, and larger ones; False if that is all."""
+        smaller = {size: rate for size, rate in self.curve.items() if size < self.padded(images)}
+        if smaller:
+            self.curve = smaller
+        return bool(smaller)
+
     def measure(self, staging: Images) -> Iterator[None]:
-        """Warm up and time the batch sizes up to len(staging), pausing after every batch."""
-        return batch_curve.measure(
-            lambda size: self._compute(staging[:size]), batch_curve.bucket_sizes(len(staging)), self.curve
-        )
+        """Warm up and time the batch sizes up to len(staging), or to what memory holds, pausing after every batch."""
+        sizes = batch_curve.bucket_sizes(len(staging))
+        try:
+            yield from batch_curve.measure(lambda size: self._compute(staging[:size]), sizes, self.curve)
+        except Exception as error:
+            if not (self.curve and out_of_memory(error)):
+                raise
 
     def scores(self, staging: Images, images: int) -> Scores:
         """Scores float32 [images, classes] of the first `images` of staging uint8 [max_batch, S, S, 3].
 
-        Computed at the next measured batch size: any other would have its kernels prepared first, for
-        10 to 30 ms, at the expense of whoever sent the batch. What stands in the padding is ignored.
+        Computed at the padded size; what stands in the padding is ignored.
         """
-        size = min(size for size in self.curve if size >= images)
-        return self._compute(staging[:size])[:images]
+        return self._compute(staging[: self.padded(images)])[:images]
 
     def _compute(self, images: Images) -> Scores:
         with torch.inference_mode():
             return self.run(torch.from_numpy(images).to(self.target.device)).cpu().numpy()
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether a smaller batch may do, on any device."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
 
 
 def eager(model: Path, target: Target) -> Form:

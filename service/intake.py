@@ -2,8 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -18,16 +17,14 @@ from service import problems
 from service.answers import Timing
 from service.explanations import Explanation
 from service.metrics import WorkerMetrics
+from service.parameters import Asked
 from service.problems import Problem
 from service.settings import Settings
 from service.slots import Question, SlotPool, Ticket
+from service.turns import DecodingTurns
 
 if TYPE_CHECKING:
     from service.tracing import RequestSpans
-
-# Up to here (about 2 ms of decoding) handing an image to a thread costs more than it saves the event loop.
-INLINE_PIXELS = 400_000
-DECODE_THREADS = 2
 
 Image = bytes | Pixels | Problem
 """An encoded picture, RGB pixels uint8 [height, width, 3], or what is wrong with one"""
@@ -67,53 +64,64 @@ class Intake:
         self._preprocessing, self._pool, self._counters, self._spans = preprocessing, pool, counters, spans
         self._max_pixels = settings.max_pixels
         self.max_images = min(settings.max_images, pool.count)
-        self._threads = ThreadPoolExecutor(DECODE_THREADS, "decode")
+        self._turns = DecodingTurns()
+
+    def check_room(self, urgency: int) -> None:
+        """What `computed` would find, before the body is read. Raises Problem: 429 (no room), 503 (no engine)."""
+        self._pool.check_room(1, urgency)
 
     @asynccontextmanager
     async def computed(
-        self, images: Sequence[Image], deadline: float, some: bool = False, question: Question | None = None
+        self, images: Sequence[Image], asked: Asked, some: bool = False, question: Question | None = None
     ) -> AsyncIterator[Computed]:
-        """Have images computed, by `deadline` (of time.perf_counter()); inside the context their scores can be read.
+        """Have images computed; inside the context their scores can be read.
 
         With a question their explanations can, too. A bad image raises its Problem; if `some` it is
         named in `refused` instead. Raises Problem: 429 (no room), 503 (no engine), 504 (deadline), 500
         (the network failed).
         """
         try:
-            ticket = self._pool.take(len(images))
-        except Problem:
-            self._counters.shed(len(images))
-            raise
-        with ticket:
-            started = time.perf_counter()
-            refused: dict[int, Problem] = {}
-            with self._spans.decode() if self._spans else nullcontext():
-                for index, image in enumerate(images):
-                    try:
-                        await self._place(ticket, index, image)
-                    except Problem as problem:
-                        if not some:
-                            raise
-                        refused[index] = problem
-            now = time.perf_counter()
-            seen = [ticket.pixels(index).copy() for index in range(len(images))] if question else []
-            timing = Timing(now - started)
-            if accepted := [index for index in range(len(images)) if index not in refused]:
-                if self._spans:
-                    self._spans.ordered(ticket.slots)
-                replies = await ticket.infer(accepted, deadline - now, question)
-                if self._spans:
-                    self._spans.answered(ticket.sent, replies)
-                timing = Timing(
-                    timing.decode_seconds,
-                    max(reply.queue_us for reply in replies),
-                    max(reply.infer_us for reply in replies),
-                    max(reply.batch_size for reply in replies),
-                )
-            self._counters.decode.observe(timing.decode_seconds)
-            self._counters.queue.observe(timing.queue_us / 1e6)
-            self._counters.infer.observe(timing.infer_us / 1e6)
-            yield Computed(ticket, refused, timing, seen)
+            with self._pool.take(len(images), asked.urgency) as ticket:
+                async with asyncio.timeout(asked.deadline - time.monotonic()):
+                    refused, timing, seen = await self._compute(ticket, images, asked.deadline, some, question)
+                self._counters.decode.observe(timing.decode_seconds)
+                self._counters.queue.observe(timing.queue_us / 1e6)
+                self._counters.infer.observe(timing.infer_us / 1e6)
+                yield Computed(ticket, refused, timing, seen)
+        except TimeoutError as error:
+            raise problems.deadline_exceeded() from error
+
+    async def _compute(
+        self, ticket: Ticket, images: Sequence[Image], deadline: float, some: bool, question: Question | None
+    ) -> tuple[dict[int, Problem], Timing, list[Pixels]]:
+        """What Computed says, beside the ticket."""
+        started = time.perf_counter()
+        refused: dict[int, Problem] = {}
+        with self._spans.decode() if self._spans else nullcontext():
+            for index, image in enumerate(images):
+                try:
+                    await self._place(ticket, index, image)
+                except Problem as problem:
+                    if not some:
+                        raise
+                    refused[index] = problem
+        timing = Timing(time.perf_counter() - started)
+        seen = [ticket.pixels(index).copy() for index in range(len(images))] if question else []
+        accepted = [index for index in range(len(images)) if index not in refused]
+        if not accepted:
+            return refused, timing, seen
+        if self._spans:
+            self._spans.ordered(ticket.slots)
+        replies = await ticket.infer(accepted, deadline, question)
+        if self._spans:
+            self._spans.answered(ticket.sent, replies)
+        timing = Timing(
+            timing.decode_seconds,
+            max(reply.queue_us for reply in replies),
+            max(reply.infer_us for reply in replies),
+            max(reply.batch_size for reply in replies),
+        )
+        return refused, timing, seen
 
     async def _place(self, ticket: Ticket, index: int, image: Image) -> None:
         """Write into its slot what the network sees of an image. Raises Problem."""
@@ -122,17 +130,13 @@ class Intake:
         try:
             if isinstance(image, bytes):
                 picture = Picture(image, self._max_pixels)
-                width, height = picture.size
-                pixels = await self._run(picture.pixels, width * height)
+                (width, height), work = picture.size, partial(picture.pixels, self._preprocessing)
             else:
-                if image.shape[0] * image.shape[1] > self._max_pixels:
-                    raise ImageTooLarge(image.shape[1], image.shape[0], self._max_pixels)
-                pixels = await self._run(partial(resize_and_crop, image), image.shape[0] * image.shape[1])
+                height, width, _ = image.shape
+                if height * width > self._max_pixels:
+                    raise ImageTooLarge(width, height, self._max_pixels)
+                work = partial(resize_and_crop, image, self._preprocessing)
+            pixels = await self._turns.decoded(work, width * height, ticket.urgency)
         except ImageError as error:
             raise problems.of_image(error) from error
         np.copyto(ticket.pixels(index), pixels)
-
-    async def _run(self, prepare: Callable[[Preprocessing], Pixels], pixels: int) -> Pixels:
-        if pixels <= INLINE_PIXELS:
-            return prepare(self._preprocessing)
-        return await asyncio.get_running_loop().run_in_executor(self._threads, prepare, self._preprocessing)

@@ -4,6 +4,12 @@ Every process writes into files of its own (prometheus-client's multiprocess mod
 and not its pid, so that they neither grow in number nor lose their counts when a process is replaced.
 """
 
+import contextlib
+import fcntl
+import os
+import shutil
+import tempfile
+from pathlib import Path
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, values
@@ -15,7 +21,40 @@ DIRECTORY_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 STAGE_SECONDS = (0.0001, 0.00025, 0.0005, *SECONDS)
 BATCH_IMAGES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
-DROP_REASONS = ("deadline", "cancelled", "shed")
+DROP_REASONS = ("deadline", "disconnect", "shed")
+
+
+class MetricsDirectory:
+    """Where the processes of one service write. Locked, so that another can tell what a killed one left behind."""
+
+    PREFIX = "coordserve-metrics-"
+
+    def __init__(self) -> None:
+        """Make a new one, and remove those that nobody holds any more. Raises OSError."""
+        for left in Path(tempfile.gettempdir()).glob(f"{self.PREFIX}*"):
+            with contextlib.suppress(OSError):  # held, or another user's
+                os.close(_lock(left))
+                shutil.rmtree(left)
+        while True:
+            self.path = tempfile.mkdtemp(prefix=self.PREFIX)
+            with contextlib.suppress(FileNotFoundError, BlockingIOError):  # taken for left before it was locked
+                self._lock = _lock(Path(self.path))
+                return
+
+    def remove(self) -> None:
+        shutil.rmtree(self.path, ignore_errors=True)
+        os.close(self._lock)
+
+
+def _lock(directory: Path) -> int:
+    """A descriptor that holds the directory as long as it is open; flock(2). Raises OSError."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 def name_process(name: str) -> None:
@@ -56,8 +95,8 @@ class WorkerMetrics:
         children[0].inc()
         children[1].observe(seconds)
 
-    def shed(self, images: int) -> None:
-        self._dropped.labels("shed").inc(images)
+    def dropped(self, reason: str, images: int) -> None:
+        self._dropped.labels(reason).inc(images)
 
 
 class EngineMetrics:
@@ -71,6 +110,9 @@ class EngineMetrics:
         self._waiting = _gauge("coordserve_queue_images", "Images waiting for a batch", registry)
         self._inflight = _gauge("coordserve_inflight_images", "Images being computed", registry)
         self._dropped = _dropped(registry)
+        self._out_of_memory = Counter(
+            "coordserve_out_of_memory", "Batches that did not fit into the device's memory", registry=registry
+        )
         for gauge in (self._waiting, self._inflight):
             gauge.set(0)
 
@@ -80,6 +122,9 @@ class EngineMetrics:
 
     def waiting(self, images: int) -> None:
         self._waiting.set(images)
+
+    def out_of_memory(self) -> None:
+        self._out_of_memory.inc()
 
     def batch_ended(self) -> None:
         self._inflight.set(0)

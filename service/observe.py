@@ -1,5 +1,6 @@
 """Around every request: its id, its count, its duration, and its line in the log."""
 
+import asyncio
 import logging
 import os
 import random
@@ -9,6 +10,7 @@ import time
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.metrics import WorkerMetrics
+from service.slots import ServiceStatus
 
 REQUEST_ID_HEADER = b"x-request-id"
 log = logging.getLogger(__name__)
@@ -26,9 +28,9 @@ class Observe:
     The client's own X-Request-ID is kept if it is 1 to 128 characters of REQUEST_ID.
     """
 
-    def __init__(self, app: ASGIApp, metrics: WorkerMetrics, logged: float) -> None:
+    def __init__(self, app: ASGIApp, metrics: WorkerMetrics, status: ServiceStatus, logged: float) -> None:
         """logged: the share of requests, 0 to 1, that leave a line; unless it is 0, every 5xx does"""
-        self._app, self._metrics, self._logged = app, metrics, logged
+        self._app, self._metrics, self._status, self._logged = app, metrics, status, logged
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -44,10 +46,14 @@ class Observe:
             if message["type"] == "http.response.start":
                 code = message["status"]
                 message["headers"].append((REQUEST_ID_HEADER, request_id))
+                if self._status.draining:  # so that the client's next request finds another instance
+                    message["headers"].append((b"connection", b"close"))
             await send(message)
 
         try:
             await self._app(scope, receive, send_with_id)
+        except asyncio.CancelledError:
+            pass  # by its connection, which is gone (service/connection.py): there is nobody to answer
         finally:
             route = getattr(scope.get("route"), "path", UNMATCHED_ROUTE)
             seconds = time.perf_counter() - started

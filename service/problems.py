@@ -18,8 +18,8 @@ class Problem(Exception):
         self.headers = headers or {}
         self.body: dict[str, Any] = {"type": TYPE_PREFIX + type_, "title": title, "status": status, "detail": detail}
 
-    def json(self, request_id: str) -> bytes:
-        return json.dumps({**self.body, "request_id": request_id}).encode()
+    def json(self, request_id: str | None = None) -> bytes:
+        return json.dumps({**self.body, **({"request_id": request_id} if request_id else {})}).encode()
 
 
 def malformed(detail: str) -> Problem:
@@ -33,6 +33,32 @@ def unauthorized(detail: str) -> Problem:
 def body_too_large(limit: int) -> Problem:
     return Problem(
         413, "body-too-large", "The request body is too large", f"a body may have at most {limit:,} bytes; send less"
+    )
+
+
+def body_too_slow() -> Problem:
+    return Problem(
+        408,
+        "body-too-slow",
+        "The request body did not come in time",
+        "the deadline passed while it was still being sent; allow more with X-Request-Timeout, or send less",
+        {"Connection": "close"},
+    )
+
+
+def not_http(detail: str) -> Problem:
+    return Problem(400, "not-http", "This is no HTTP request", detail)
+
+
+def head_too_slow(seconds: float) -> Problem:
+    return Problem(
+        408, "head-too-slow", "The request did not come in time", f"send its headers within {seconds:g} seconds"
+    )
+
+
+def head_too_large(limit: int) -> Problem:
+    return Problem(
+        431, "head-too-large", "The request's headers are too large", f"send at most {limit:,} bytes before the body"
     )
 
 

@@ -8,9 +8,10 @@ from fastapi.security import APIKeyHeader, HTTPBearer
 from pydantic import BaseModel, Field
 
 from service.api_keys import HEADER as KEY_HEADER
-from service.bodies import MAX_TIMEOUT_SECONDS, RAW_TYPES, JsonImages
+from service.bodies import RAW_TYPES, JsonImages
 from service.observe import REQUEST_ID
 from service.openapi import BINARY, content
+from service.parameters import MAX_TIMEOUT_SECONDS
 from service.problems import MEDIA_TYPE, TYPE_PREFIX
 
 
@@ -170,6 +171,7 @@ UNAUTHORIZED[401]["headers"] = {"WWW-Authenticate": {"description": "RFC 6750", 
 ERRORS = {
     **_problem(400, "malformed-image", "The image or the request is broken", "broken JPEG image: it ends too soon"),
     **UNAUTHORIZED,
+    **_problem(408, "body-too-slow", "The request body did not come in time", "the deadline passed while it was …"),
     **_problem(413, "body-too-large", "Too many bytes or pixels", "a body may have at most 16,777,216 bytes"),
     **_problem(
         415, "unsupported-image", "Not an image or content type that is read", "this is no JPEG, PNG or WebP image"
@@ -181,12 +183,18 @@ ERRORS = {
     **_problem(504, "deadline-exceeded", "The deadline passed", "no answer before the deadline; …"),
 }
 PREDICTING, OPERATING = "Predicting", "Operating"
-TIMEOUT_AND_ID: list[dict[str, Any]] = [
+SERVING_HEADERS: list[dict[str, Any]] = [
     {
         "name": "X-Request-Timeout",
         "in": "header",
         "description": "seconds until the answer is 504",
         "schema": {"type": "number", "exclusiveMinimum": 0, "maximum": MAX_TIMEOUT_SECONDS, "examples": [2.5]},
+    },
+    {
+        "name": "Priority",
+        "in": "header",
+        "description": "RFC 9218: `u=0` is served first, `u=3` is the default, `u=4` to `u=7` are background work",
+        "schema": {"type": "string", "examples": ["u=5"]},
     },
     {
         "name": "X-Request-ID",
@@ -224,7 +232,7 @@ PREDICT: dict[str, Any] = {
                 "description": "how many classes of each ranking; all if there are fewer",
                 "schema": {"type": "integer", "minimum": 1, "maximum": 999_999_999, "default": 5},
             },
-            *TIMEOUT_AND_ID,
+            *SERVING_HEADERS,
         ],
         "requestBody": PICTURES,
     },
@@ -254,7 +262,7 @@ EXPLAIN: dict[str, Any] = {
                 "description": "label or index of the class that Grad-CAM explains; the best one if left out",
                 "schema": {"type": "string", "minLength": 1, "examples": ["0"]},
             },
-            *TIMEOUT_AND_ID,
+            *SERVING_HEADERS,
         ],
         "requestBody": PICTURES,
     },

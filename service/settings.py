@@ -56,6 +56,9 @@ class Settings(BaseSettings):
     max_batch: int = Field(64, ge=1, le=1024, description="largest batch; the one used is measured and may be smaller")
     max_delay_ms: float = Field(0.0, ge=0, le=1000, description="how long a batch may wait to fill")
     request_timeout: float = Field(30.0, gt=0, le=3600, description="seconds until 504, unless X-Request-Timeout says")
+    shutdown_grace: float = Field(
+        3.0, ge=0, le=3600, description="seconds of serving on, not ready, after SIGTERM: others must notice first"
+    )
     max_body_bytes: int = Field(16 * 2**20, ge=1024, description="largest request body before 413")
     max_pixels: int = Field(MAX_PIXELS, ge=1, description="largest image, width times height, before 413")
     api_keys_file: Path | None = Field(

@@ -7,7 +7,7 @@ free again, also when nobody waits for the answer any more. So no one ever write
 import asyncio
 import socket
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 
 from service import problems
 from service.arena import Arena
-from service.doorbell import ORDER, REPLY, Command, Line, Reply, Status
+from service.doorbell import DEFAULT_URGENCY, ORDER, REPLY, Command, Line, Reply, Status
 from service.explanations import BEST, Explanation, Method, unpack
 from service.problems import Problem
 
 RETRY_AFTER_SECONDS = 1
+BACKGROUND_SHARE = 0.75  # of the slots, at most, for background work: the rest is free for what is more urgent
 
 Question = tuple[Method, int]
 """How to explain an image, and the class to be explained"""
@@ -43,11 +44,15 @@ class ServiceStatus:
 class SlotPool:
     """The slots of one worker and its line to the engine. Lives in one event loop."""
 
-    def __init__(self, arena: Arena, first: int, count: int, status: ServiceStatus) -> None:
-        self._arena, self._status = arena, status
+    def __init__(
+        self, arena: Arena, first: int, count: int, status: ServiceStatus, dropped: Callable[[str, int], None]
+    ) -> None:
+        """dropped(reason, n) is told of images that were given up before they were computed, and why."""
+        self._arena, self._status, self._dropped = arena, status, dropped
         self._free = list(range(first, first + count))
         arena.used[first : first + count] = 0
         self.count = count
+        self._kept = count - round(BACKGROUND_SHARE * count)  # from background work
         self._line: Line | None = None
         self._waiting: dict[int, Ticket] = {}  # by slot that the engine owns
         self._orders: list[bytes] = []
@@ -71,17 +76,23 @@ class SlotPool:
         for slot, ticket in waiting.items():
             ticket.fail(slot, problems.not_ready("the engine was lost while it held the image"))
 
-    def take(self, count: int) -> "Ticket":
-        """Slots for `count` images. Raises Problem: 503 if there is no engine, 429 if fewer are free."""
+    def check_room(self, count: int, urgency: int) -> None:
+        """Raises Problem: 503 if there is no engine, 429 if fewer than `count` slots are free for this urgency."""
         if not self._status.ready or self._line is None:
             raise problems.not_ready(self._status.reason)
-        if count > len(self._free):
+        kept = self._kept if urgency > DEFAULT_URGENCY else 0
+        if count > len(self._free) - kept:
+            self._dropped("shed", count)
             raise problems.queue_full(RETRY_AFTER_SECONDS)
+
+    def take(self, count: int, urgency: int) -> "Ticket":
+        """Slots for `count` images. Raises Problem as check_room does."""
+        self.check_room(count, urgency)
         slots = [self._free.pop() for _ in range(count)]
         self._arena.used[slots] = 1
-        return Ticket(self, self._arena, slots)
+        return Ticket(self, self._arena, slots, urgency)
 
-    def submit(self, ticket: "Ticket", slots: Iterable[int], timeout: float, question: Question | None) -> float:
+    def submit(self, ticket: "Ticket", slots: Iterable[int], deadline: float, question: Question | None) -> float:
         """Order the slots; when that was, of time.monotonic(). Raises Problem 503."""
         if self._line is None:
             raise problems.not_ready(self._status.reason)
@@ -89,16 +100,21 @@ class SlotPool:
         command = Command.EXPLAIN if question else Command.PREDICT
         for slot in slots:
             self._waiting[slot] = ticket
-            self._order(ORDER.pack(slot, command, now, now + timeout, *(question or NO_QUESTION)))
+            self._order(ORDER.pack(slot, command, ticket.urgency, now, deadline, *(question or NO_QUESTION)))
         return now
 
     def give_back(self, slots: Iterable[int]) -> None:
         """The owner needs them no more; those that the engine still has come back with its reply."""
         for slot in slots:
             if slot in self._waiting:
-                self._order(ORDER.pack(slot, Command.CANCEL, 0.0, 0.0, *NO_QUESTION))
+                self._order(ORDER.pack(slot, Command.CANCEL, 0, 0.0, 0.0, *NO_QUESTION))
             else:
                 self._release(slot)
+
+    def given_up(self, ticket: "Ticket", images: int) -> None:
+        """Nobody waits any more for so many images of the ticket, which were not computed."""
+        if ticket.given_up and images:
+            self._dropped(ticket.given_up, images)
 
     def _release(self, slot: int) -> None:
         self._arena.used[slot] = 0
@@ -132,17 +148,23 @@ class SlotPool:
             ticket = self._waiting.pop(record[0])
             if ticket.closed:
                 self._release(record[0])
+                self.given_up(ticket, record[1] == Status.CANCELLED)
             else:
                 ticket.reply(Reply(*record))
+
+
+_GIVEN_UP: dict[type[BaseException], str] = {TimeoutError: "deadline", asyncio.CancelledError: "disconnect"}
 
 
 class Ticket:
     """The slots of one request, from before decoding until its answer is written. A context manager."""
 
-    def __init__(self, pool: SlotPool, arena: Arena, slots: list[int]) -> None:
+    def __init__(self, pool: SlotPool, arena: Arena, slots: list[int], urgency: int) -> None:
         self._pool, self._arena = pool, arena
-        self.slots = slots
+        self.slots, self.urgency = slots, urgency
         self.closed = False
+        self.given_up: str | None = None
+        """why it was closed before its answer: deadline or disconnect"""
         self.sent = 0.0
         """time.monotonic() of the order"""
         self._replies: dict[int, Reply] = {}
@@ -156,6 +178,10 @@ class Ticket:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.closed = True
+        if kind is not None:
+            self.given_up = _GIVEN_UP.get(kind)
+        if not self._expected:
+            self._pool.given_up(self, len(self.slots))
         self._pool.give_back(self.slots)
 
     def pixels(self, index: int) -> NDArray[np.uint8]:
@@ -170,20 +196,17 @@ class Ticket:
         """Where the network looked in image `index`, once `infer` has returned for a question."""
         return unpack(self._arena.pixels[self.slots[index]])
 
-    async def infer(self, indices: list[int], timeout: float, question: Question | None = None) -> list[Reply]:
+    async def infer(self, indices: list[int], deadline: float, question: Question | None = None) -> list[Reply]:
         """Have the images computed whose pixels are written; their replies, in order.
 
-        With a question they are explained, too, and their pixels are no more. Raises Problem: 504 after
-        `timeout` seconds, 503 if the engine is lost, 500 if the network fails.
+        With a question they are explained, too, and their pixels are no more. After `deadline` (of
+        time.monotonic()) they are not begun. Raises Problem: 504 if they were not, 503 if the engine is
+        lost, 500 if the network fails.
         """
         slots = [self.slots[index] for index in indices]
         self._expected = len(slots)
-        self.sent = self._pool.submit(self, slots, timeout, question)
-        timer = asyncio.get_running_loop().call_later(timeout, self._expire)
-        try:
-            await self._done
-        finally:
-            timer.cancel()
+        self.sent = self._pool.submit(self, slots, deadline, question)
+        await self._done
         return [self._replies[slot] for slot in slots]
 
     def reply(self, reply: Reply) -> None:
@@ -200,10 +223,6 @@ class Ticket:
             self._pool.give_back([slot])
         elif not self._done.done():
             self._done.set_exception(problem)
-
-    def _expire(self) -> None:
-        if not self._done.done():
-            self._done.set_exception(self._problem(Status.EXPIRED))
 
     def _problem(self, status: Status) -> Problem:
         if status is Status.EXPIRED:

@@ -6,12 +6,11 @@ One loop acts on everything: signals, messages and ends of children arrive as re
 import importlib
 import logging
 import os
+import resource
 import selectors
-import shutil
 import signal
 import socket
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -22,7 +21,7 @@ from service import control, process
 from service.api_keys import ApiKeys, ApiKeysError
 from service.arena import Arena
 from service.control import Message
-from service.metrics import DIRECTORY_VARIABLE
+from service.metrics import DIRECTORY_VARIABLE, MetricsDirectory
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -32,7 +31,9 @@ TICK_SECONDS = 0.25
 STUCK_SECONDS = 10.0
 STOP_SECONDS = 5.0  # what a child may take to stop once its work is done
 FIRST_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS = 0.5, 30.0
-# So many ends of the engine without it getting ready in between, and liveness fails.
+# A child that has worked for so long has not died of its start: the next one need not wait.
+STEADY_SECONDS = 5.0
+# So many ends of the engine before it was steady, and liveness fails.
 HOPELESS_CRASHES = 5
 BACKLOG = 2048  # connections that wait in the kernel while workers are busy or being replaced
 
@@ -51,6 +52,7 @@ class Place:
     channel: socket.socket | None = None
     pidfd: int = -1
     last_heard: float | None = None
+    works_since: float | None = None
     crashes: int = 0
     restart_at: float | None = None
 
@@ -91,18 +93,19 @@ class Supervisor:
             config.num_classes,
         )
         self._arena = Arena.create(*self._arena_shape)
-        self._metrics_dir = tempfile.mkdtemp(prefix="coordserve-metrics-")
+        self._metrics_dir = MetricsDirectory()
         self._status = Status()
         self._engine = Place("engine", self._start_engine)
         self._workers = [Place(f"worker {index}", self._start_worker) for index in range(settings.workers)]
         self._compiler = Place("compiler", lambda place: None)
-        self._announced = False
+        self._announced = self._stopping = False
         self._fatal: str | None = None
         self._selector = selectors.DefaultSelector()
 
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT; returns once every accepted request is answered. Raises StartError."""
         self._started = time.monotonic()
+        _allow_many_connections()
         stopping = self._catch_signals()
         try:
             self._engine.start(self._engine)
@@ -110,14 +113,13 @@ class Supervisor:
                 worker.start(worker)
             while not stopping and self._fatal is None:
                 self._turn()
-            log.info("stopping: answering what was accepted")
-            self._stop()
+            self._stop(stopping)
         finally:
             for place in (*self._workers, self._compiler, self._engine):
                 if place.process:
                     os.killpg(place.process.pid, signal.SIGKILL)
                     place.process.wait()
-            shutil.rmtree(self._metrics_dir, ignore_errors=True)
+            self._metrics_dir.remove()
         if self._fatal is not None:
             raise StartError(self._fatal)
 
@@ -134,9 +136,13 @@ class Supervisor:
                 log.error("%s has been silent for %.0f s: killing it", place.role, STUCK_SECONDS)
                 place.last_heard = None
                 os.killpg(place.process.pid, signal.SIGKILL)
-            if place.restart_at is not None and now >= place.restart_at and not self._status.draining:
+            if place.restart_at is not None and now >= place.restart_at:
                 place.restart_at = None
                 place.start(place)
+            if place.crashes and place.works_since is not None and now - place.works_since > STEADY_SECONDS:
+                place.crashes = 0
+                if place is self._engine:
+                    self._tell(failed=False)
 
     def _catch_signals(self) -> list[int]:
         """The signals that have come, filled by the loop."""
@@ -150,10 +156,19 @@ class Supervisor:
         self._selector.register(reader, selectors.EVENT_READ, lambda: came.extend(reader.recv(64)))
         return came
 
-    def _stop(self) -> None:
-        self._tell(ready=self._status.ready, draining=True)
+    def _stop(self, signals: list[int]) -> None:
+        """Unready, serve on, refuse new connections, answer what was accepted, end."""
+        self._tell(draining=True)
+        grace = self._settings.shutdown_grace if signals == [signal.SIGTERM] else 0.0
+        log.info("stopping: serving on for %g s, then answering what was accepted", grace)
+        until = time.monotonic() + grace
+        while signals == [signal.SIGTERM] and time.monotonic() < until:  # another signal: somebody is in a hurry
+            self._turn()
+        self._stopping = True
         self._end(self._compiler, STOP_SECONDS)
+        self._listener.close()
         for worker in self._workers:
+            worker.restart_at = None
             if worker.channel:
                 control.send(worker.channel, "stop")
         self._turn_until_gone(self._workers, self._settings.request_timeout + STOP_SECONDS)
@@ -189,9 +204,9 @@ class Supervisor:
 
     def _occupy(self, place: Place, module: str, fds: list[int] | None = None, **fields: Any) -> None:
         """Start a process in a place, with the arena and the settings."""
-        place.process, place.channel = process.start(module, {DIRECTORY_VARIABLE: self._metrics_dir})
+        place.process, place.channel = process.start(module, {DIRECTORY_VARIABLE: self._metrics_dir.path})
         place.channel.setblocking(False)
-        place.last_heard = None
+        place.last_heard = place.works_since = None
         place.pidfd = os.pidfd_open(place.process.pid)
         self._selector.register(place.channel, selectors.EVENT_READ, lambda: self._on_message(place))
         self._selector.register(place.pidfd, selectors.EVENT_READ, lambda: self._on_end(place))
@@ -236,6 +251,8 @@ class Supervisor:
             place.channel = None
             return
         place.last_heard = time.monotonic()
+        if place in self._workers and place.works_since is None:
+            place.works_since = place.last_heard
         getattr(self, f"_on_{message.kind}")(place, message)
         self._announce()
 
@@ -244,17 +261,17 @@ class Supervisor:
 
     def _on_status(self, place: Place, message: Message) -> None:
         if message.fields["ready"]:
-            place.crashes = 0
+            place.works_since = place.works_since or time.monotonic()
         else:  # it has said what keeps it: compiling at start-up leaves no time for heartbeats
             place.last_heard = None
-        self._tell(failed=False, **message.fields)
+        self._tell(**message.fields)
 
     def _on_fatal(self, place: Place, message: Message) -> None:
         self._fatal = message.fields["message"]
 
     def _on_compile(self, place: Place, message: Message) -> None:
         """The engine has no compiled package for this target."""
-        if self._compiler.process or self._status.draining:
+        if self._compiler.process or self._stopping:
             return
         log.info("compiling the network in the background")
         self._occupy(self._compiler, "service.compiler", target=message.fields)
@@ -272,10 +289,10 @@ class Supervisor:
         while place.channel:  # what it had said before it ended
             self._on_message(place)
         if place is self._compiler:
-            if code != 0 and not self._status.draining:
+            if code != 0 and not self._stopping:
                 self._send(self._engine, "compiled", error=f"the compiler ended with code {code}; see its log above")
             return
-        if self._status.draining or self._fatal is not None:
+        if self._stopping or self._fatal is not None:
             return
         delay = 0.0 if place.crashes == 0 else min(FIRST_BACKOFF_SECONDS * 2**place.crashes, MAX_BACKOFF_SECONDS)
         place.crashes += 1
@@ -285,7 +302,7 @@ class Supervisor:
             self._tell(
                 ready=False,
                 reason="replacing the engine",
-                failed=place.crashes >= HOPELESS_CRASHES,
+                failed=self._status.failed or place.crashes >= HOPELESS_CRASHES,
                 engine_restarts=self._status.engine_restarts + 1,
             )
 
@@ -303,6 +320,12 @@ class Supervisor:
             port,
             extra={"fields": {"event": "ready", "host": host, "port": port}},
         )
+
+
+def _allow_many_connections() -> None:
+    """As many open files as the administrator lets us have: the usual 1,024 are for programs with select()."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _listen(host: str, port: int) -> socket.socket:

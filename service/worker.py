@@ -14,13 +14,14 @@ from models.config import read_config
 from service import control, logs, metrics, process
 from service.app import create_app
 from service.arena import Arena
+from service.connection import KEEP_ALIVE_SECONDS, Connection
 from service.control import Message
+from service.listener import Server
 from service.metrics import StatusCollector, WorkerMetrics
 from service.settings import Settings
 from service.slots import ServiceStatus, SlotPool
 
 HEARTBEAT_SECONDS = 0.5
-KEEP_ALIVE_SECONDS = 65  # above the 60 s of common proxies, so that they and not we close an idle connection
 
 
 async def serve(channel: socket.socket, start: Message) -> None:
@@ -30,18 +31,19 @@ async def serve(channel: socket.socket, start: Message) -> None:
     arena = Arena(start.fds[0], *start.fields["arena"])
     listener = socket.socket(fileno=start.fds[1])
     status = ServiceStatus()
-    pool = SlotPool(arena, worker * settings.slots_per_worker, settings.slots_per_worker, status)
+    counters = WorkerMetrics()
+    pool = SlotPool(arena, worker * settings.slots_per_worker, settings.slots_per_worker, status, counters.dropped)
     collector = StatusCollector(status, config.name, len(arena.used), lambda: arena.used)
     spans = None
     if settings.tracing:
         from service.tracing import RequestSpans
 
         spans = RequestSpans(f"worker {worker}", arena)
-    app = create_app(settings, config, pool, status, WorkerMetrics(), lambda: metrics.render(collector), spans)
-    server = uvicorn.Server(
+    app = create_app(settings, config, pool, status, counters, lambda: metrics.render(collector), spans)
+    server = Server(
         uvicorn.Config(
             app,
-            http="httptools",
+            http=Connection,
             lifespan="off",
             log_config=None,
             log_level=logging.WARNING,

@@ -18,11 +18,11 @@ from models.config import BUNDLED_MODEL
 from service import __version__
 from service.settings import available_cores
 
-SCENARIOS: list[str] = []
+SCENARIOS = ["overload"]
 HEAD = """# Reliability
 
-Written by `make chaos` on {date}: coordserve {version}, Python {python}, torch {torch}, {cores} cores; the clients run on the same cores.
-A short form of every scenario is in `make test`.
+Written by `make chaos` on {date}: coordserve {version}, Python {python}, torch {torch}, {cores} cores, on which
+the clients run, too. A short form of every scenario is in `make test`.
 """
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 class Finding:
     """A claim, what was asked of it, what was measured, and whether it held.
 
-    timed: it is about time or speed, so that a busy machine may break it: `make chaos` reports it, tests leave it alone.
+    timed: it is about time or speed, and a busy machine may break it: `make chaos` reports it, tests leave it alone.
     """
 
     claim: str

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.bodies import MAX_TIMEOUT_SECONDS
+from service.doorbell import LEAST_URGENCY
+from service.parameters import MAX_TIMEOUT_SECONDS
 from service.problems import Problem
 
 INPUT, SCORES, ATTENTION = "image", "scores", "attention"
@@ -57,6 +58,8 @@ class InferRequest:
     id: str | None = None
     timeout: float | None = None
     """seconds, of the schedule policy extension"""
+    urgency: int | None = None
+    """of the same extension's priority, 1 being the highest"""
 
 
 def parse(body: bytes, header: str | None) -> InferRequest:
@@ -104,14 +107,16 @@ def _request(found: dict[str, Any], binary: _Binary | None) -> InferRequest:
     timeout = _field(parameters, "timeout", int, "parameters", 0)
     if not 0 <= timeout <= MAX_TIMEOUT_SECONDS * MICROSECONDS:
         raise ProtocolError("timeout must be microseconds, at most an hour's; 0 for the service's own")
-    if _field(parameters, "priority", int, "parameters", 0) < 0:
-        raise ProtocolError("priority must be 0 or more")
+    priority = _field(parameters, "priority", int, "parameters", 0)
+    if priority < 0:
+        raise ProtocolError("priority must be 0, the service's own, or from 1, the highest")
     outputs = _objects(_field(found, "outputs", list, "the request", []), "outputs")
     return InferRequest(
         _images(inputs[0], binary),
         [_output(one, all_binary) for one in outputs] or [Output(SCORES, all_binary, 0)],
         id_,
         timeout / MICROSECONDS if timeout else None,
+        min(priority - 1, LEAST_URGENCY) if priority else None,
     )
 
 

@@ -1,6 +1,7 @@
 """The routes under /v2, and what they say when they fail."""
 
 import time
+from dataclasses import replace
 from typing import Annotated, Any
 
 import numpy as np
@@ -11,9 +12,10 @@ from fastapi.routing import APIRoute
 from models.config import ModelConfig
 from service import __version__, problems
 from service.api_keys import ApiKeys
-from service.bodies import read_body, requested_timeout
+from service.bodies import read_body
 from service.explain import usual_question
 from service.intake import Intake
+from service.parameters import asked
 from service.problems import Problem
 from service.schema import KEYS
 from service.settings import Settings
@@ -84,25 +86,29 @@ def router(
     @routes.post(f"{MODEL}/infer", dependencies=[*named, *security], **schema.INFER)
     @routes.post(f"{VERSIONED}/infer", dependencies=[*versioned, *security], **schema.INFER)
     async def infer(request: Request) -> Response:
-        started = time.perf_counter()
+        how = asked(request, settings.request_timeout)
         if keys:
             keys.check(request.headers)
         if request.headers.get("content-encoding", "identity") != "identity":
             raise protocol.ProtocolError("a compressed body is not read; send it without Content-Encoding")
-        timeout = requested_timeout(request, settings.request_timeout)
-        body = await read_body(request, settings.max_body_bytes)
-        asked = protocol.parse(body, request.headers.get(protocol.HEADER))
-        if len(asked.images) > intake.max_images:
-            raise protocol.ProtocolError(f"{len(asked.images)} images in one request; at most {intake.max_images}")
-        deadline = started + (min(timeout, asked.timeout) if asked.timeout else timeout)
-        explained = any(output.name == protocol.ATTENTION for output in asked.outputs)
-        async with intake.computed(asked.images, deadline, question=usual if explained else None) as answer:
-            indices = range(len(asked.images))
+        intake.check_room(how.urgency)
+        received = time.monotonic()
+        body = await read_body(request, settings.max_body_bytes, how.deadline)
+        found = protocol.parse(body, request.headers.get(protocol.HEADER))
+        if len(found.images) > intake.max_images:
+            raise protocol.ProtocolError(f"{len(found.images)} images in one request; at most {intake.max_images}")
+        if found.timeout:
+            how = replace(how, deadline=min(how.deadline, received + found.timeout))
+        if found.urgency is not None:
+            how = replace(how, urgency=found.urgency)
+        explained = any(output.name == protocol.ATTENTION for output in found.outputs)
+        async with intake.computed(found.images, how, question=usual if explained else None) as answer:
+            indices = range(len(found.images))
             values = {protocol.SCORES: np.stack([answer.scores(index) for index in indices])}
             if explained:
                 maps = np.stack([answer.explanation(index).map for index in indices])
                 values[protocol.ATTENTION] = np.divide(maps, 255, dtype=np.float32)
-        content, json_length = protocol.answer(config.name, VERSION, asked, values, config.labels)
+        content, json_length = protocol.answer(config.name, VERSION, found, values, config.labels)
         if json_length is None:
             return Response(content, media_type="application/json")
         return Response(content, headers={protocol.HEADER: str(json_length)}, media_type="application/octet-stream")

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field
 
 from service.openapi import BINARY, content
-from service.schema import EXAMPLE_PICTURE, TIMEOUT_AND_ID
+from service.schema import EXAMPLE_PICTURE, SERVING_HEADERS
 from service.v2.protocol import HEADER
 
 
@@ -155,7 +155,7 @@ INFER: dict[str, Any] = {
                 "description": "bytes of the JSON before the tensors; 0 for a body that is one encoded picture",
                 "schema": {"type": "integer", "minimum": 0},
             },
-            *TIMEOUT_AND_ID,
+            *SERVING_HEADERS,
         ],
         "requestBody": {
             "required": True,

@@ -8,7 +8,7 @@ from service.doorbell import ORDER, REPLY, Command, Line, Order, Reply, Status
 def test_records_survive_being_cut_anywhere():
     ours, theirs = socket.socketpair()
     line = Line(ours, ORDER)
-    sent = [Order(slot, Command.PREDICT, slot / 7, slot / 3) for slot in range(3)]
+    sent = [Order(slot, Command.PREDICT, 3, slot / 7, slot / 3) for slot in range(3)]
     data = b"".join(ORDER.pack(*order) for order in sent)
 
     received = []

@@ -2,16 +2,18 @@
 
 import asyncio
 import socket
+from collections import Counter
 
 import numpy as np
 import pytest
 
 from service.arena import Arena
-from service.doorbell import ORDER, REPLY, Command, Line, Order, Reply, Status
+from service.doorbell import DEFAULT_URGENCY, LEAST_URGENCY, ORDER, REPLY, Command, Line, Order, Reply, Status
 from service.problems import Problem
 from service.slots import ServiceStatus, SlotPool, Ticket
 
 SLOTS = 4
+LONG = 1e9  # a deadline
 
 
 class PlayedEngine:
@@ -21,6 +23,10 @@ class PlayedEngine:
         self.arena = arena
         self.socket, theirs = socket.socketpair()
         self.line = Line(theirs, ORDER)
+        self.dropped: Counter[str] = Counter()
+
+    def count_dropped(self, reason: str, images: int) -> None:
+        self.dropped[reason] += images
 
     async def orders(self, count: int) -> list[Order]:
         received: list[Order] = []
@@ -37,7 +43,7 @@ class PlayedEngine:
 def new_pool() -> tuple[SlotPool, PlayedEngine]:
     arena = Arena.create(SLOTS, size=8, classes=3)
     engine = PlayedEngine(arena)
-    pool = SlotPool(arena, 0, SLOTS, ServiceStatus(ready=True))
+    pool = SlotPool(arena, 0, SLOTS, ServiceStatus(ready=True), engine.count_dropped)
     pool.connect(engine.socket)
     return pool, engine
 
@@ -46,7 +52,7 @@ def free_slots(pool: SlotPool) -> int:
     taken: list[Ticket] = []
     try:
         while True:
-            taken.append(pool.take(1))
+            taken.append(pool.take(1, DEFAULT_URGENCY))
     except Problem:
         return len(taken)
     finally:
@@ -57,8 +63,8 @@ def free_slots(pool: SlotPool) -> int:
 def test_an_answer_is_that_of_its_own_slot():
     async def run() -> None:
         pool, engine = new_pool()
-        with pool.take(2) as first, pool.take(1) as second:
-            waiting = asyncio.gather(first.infer([0, 1], 10), second.infer([0], 10))
+        with pool.take(2, DEFAULT_URGENCY) as first, pool.take(1, DEFAULT_URGENCY) as second:
+            waiting = asyncio.gather(first.infer([0, 1], LONG), second.infer([0], LONG))
             orders = await engine.orders(3)
             for order in reversed(orders):
                 engine.reply(order.slot)
@@ -74,9 +80,9 @@ def test_an_answer_is_that_of_its_own_slot():
 def test_a_full_pool_refuses_at_once_and_takes_nothing():
     async def run() -> None:
         pool, _ = new_pool()
-        with pool.take(3):
+        with pool.take(3, DEFAULT_URGENCY):
             with pytest.raises(Problem) as refusal:
-                pool.take(2)
+                pool.take(2, DEFAULT_URGENCY)
             assert refusal.value.status == 429
             assert refusal.value.headers["Retry-After"] == "1"
             assert free_slots(pool) == 1
@@ -85,19 +91,44 @@ def test_a_full_pool_refuses_at_once_and_takes_nothing():
     asyncio.run(run())
 
 
-def test_an_expired_request_is_answered_at_its_deadline_and_its_slot_returns_only_with_the_reply():
+def test_an_expired_request_gets_its_slot_back_only_with_the_reply():
     async def run() -> None:
         pool, engine = new_pool()
-        with pytest.raises(Problem) as refusal, pool.take(1) as ticket:
-            await ticket.infer([0], 0.01)
-        assert refusal.value.status == 504
+        with pytest.raises(TimeoutError), pool.take(1, DEFAULT_URGENCY) as ticket:
+            async with asyncio.timeout(0.01):
+                await ticket.infer([0], LONG)
         order, cancel = await engine.orders(2)
         assert (cancel.slot, cancel.command) == (order.slot, Command.CANCEL)
         assert free_slots(pool) == SLOTS - 1  # the engine may still be reading it
+        assert not engine.dropped["deadline"]
 
         engine.reply(order.slot, Status.CANCELLED)
         await asyncio.sleep(0.01)
         assert free_slots(pool) == SLOTS
+        assert engine.dropped["deadline"] == 1
+
+    asyncio.run(run())
+
+
+def test_background_work_leaves_slots_to_others():
+    async def run() -> None:
+        pool, engine = new_pool()
+        with pytest.raises(Problem) as refusal:
+            pool.take(SLOTS, LEAST_URGENCY)
+        assert refusal.value.status == 429
+        with pool.take(SLOTS - 1, LEAST_URGENCY), pool.take(1, DEFAULT_URGENCY):
+            assert engine.dropped == {"shed": SLOTS}
+
+    asyncio.run(run())
+
+
+def test_what_never_reached_the_engine_is_counted_when_its_client_goes():
+    async def run() -> None:
+        pool, engine = new_pool()
+        with pytest.raises(asyncio.CancelledError), pool.take(2, DEFAULT_URGENCY):
+            raise asyncio.CancelledError
+        assert free_slots(pool) == SLOTS
+        assert engine.dropped["disconnect"] == 2
 
     asyncio.run(run())
 
@@ -107,8 +138,8 @@ def test_a_cancelled_request_leaves_its_slot_to_the_engine_until_the_reply():
         pool, engine = new_pool()
 
         async def request() -> list[Reply]:
-            with pool.take(1) as ticket:
-                return await ticket.infer([0], 10)
+            with pool.take(1, DEFAULT_URGENCY) as ticket:
+                return await ticket.infer([0], LONG)
 
         task = asyncio.create_task(request())
         (order,) = await engine.orders(1)
@@ -118,6 +149,7 @@ def test_a_cancelled_request_leaves_its_slot_to_the_engine_until_the_reply():
         engine.reply(order.slot)  # it had been computed before the cancellation came
         await asyncio.sleep(0.01)
         assert free_slots(pool) == SLOTS
+        assert not engine.dropped["disconnect"]
 
     asyncio.run(run())
 
@@ -127,8 +159,8 @@ def test_a_lost_engine_fails_what_it_held_and_frees_every_slot():
         pool, engine = new_pool()
 
         async def request() -> list[Reply]:
-            with pool.take(2) as ticket:
-                return await ticket.infer([0, 1], 10)
+            with pool.take(2, DEFAULT_URGENCY) as ticket:
+                return await ticket.infer([0, 1], LONG)
 
         task = asyncio.create_task(request())
         await engine.orders(2)
@@ -137,7 +169,7 @@ def test_a_lost_engine_fails_what_it_held_and_frees_every_slot():
             await task
         assert refusal.value.status == 503
         with pytest.raises(Problem) as refusal:
-            pool.take(1)
+            pool.take(1, DEFAULT_URGENCY)
         assert refusal.value.status == 503
 
         successor = PlayedEngine(engine.arena)
@@ -153,8 +185,8 @@ def test_one_bad_slot_fails_its_request_alone(status: Status, code: int):
         pool, engine = new_pool()
 
         async def request(count: int) -> list[Reply]:
-            with pool.take(count) as ticket:
-                return await ticket.infer(list(range(count)), 10)
+            with pool.take(count, DEFAULT_URGENCY) as ticket:
+                return await ticket.infer(list(range(count)), LONG)
 
         bad, good = asyncio.create_task(request(2)), asyncio.create_task(request(1))
         orders = await engine.orders(3)

@@ -1,0 +1,148 @@
+"""A small HTTP client for load: open loop, whose requests leave at their times whether or not answers have come, and closed.
+
+It sends bytes that are ready and reads no more of an answer than it needs, because it shares its cores with the service.
+"""
+
+import asyncio
+import math
+import random
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from statistics import quantiles
+
+LOST = 0
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What became of one request. Seconds count from when it was due, so that waiting to be sent counts, too."""
+
+    due: float
+    """seconds from the start of the load"""
+    seconds: float
+    status: int
+    """LOST: the connection failed before a whole answer"""
+    head: bytes = field(default=b"", repr=False)
+    body: bytes = field(default=b"", repr=False)
+
+
+def post(path: str, body: bytes, **headers: str) -> bytes:
+    """A whole request; headers with _ for -."""
+    lines = [f"POST {path} HTTP/1.1", "Host: load", f"Content-Length: {len(body)}"]
+    lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+def poisson(rate: float, seconds: float, seed: int = 0) -> list[float]:
+    """When the requests of a Poisson process are due: `rate` a second, for so long."""
+    generator, times, now = random.Random(seed), [], 0.0
+    while (now := now + generator.expovariate(rate)) < seconds:
+        times.append(now)
+    return times
+
+
+def percentile(values: Iterable[float], percent: int) -> float:
+    ordered = sorted(values)
+    if len(ordered) < 2:
+        return ordered[0] if ordered else math.nan
+    return quantiles(ordered, n=100, method="inclusive")[percent - 1]
+
+
+class Client:
+    """Connections to one address; those that are idle are used again, the latest first."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self._host, self._port = host, port
+        self._idle: list[_Connection] = []
+
+    async def open_loop(self, request: bytes, times: list[float]) -> list[Answer]:
+        """Send `request` at each of `times` (seconds from now)."""
+        start = time.monotonic()
+
+        async def one(due: float) -> Answer:
+            return await self.ask(request, start, due)
+
+        tasks = []
+        for due in times:
+            if (early := start + due - time.monotonic()) > 0:
+                await asyncio.sleep(early)
+            tasks.append(asyncio.create_task(one(due)))
+        return list(await asyncio.gather(*tasks))
+
+    async def closed_loop(self, request: bytes, connections: int, going: Callable[[], bool]) -> list[Answer]:
+        """As many requests at a time as `connections`, each after the answer to the one before, while `going()`."""
+        start = time.monotonic()
+        answers: list[Answer] = []
+
+        async def one() -> None:
+            while going():
+                answers.append(await self.ask(request, start, time.monotonic() - start))
+                if answers[-1].status == LOST:
+                    await asyncio.sleep(0.01)
+
+        await asyncio.gather(*(one() for _ in range(connections)))
+        return answers
+
+    async def ask(self, request: bytes, start: float, due: float) -> Answer:
+        """One request, due so many seconds after `start` of time.monotonic()."""
+        try:
+            connection = self._idle.pop() if self._idle else await self._connect()
+            head, body = await connection.ask(request)
+        except OSError:
+            return Answer(due, time.monotonic() - start - due, LOST)
+        if not connection.closed:
+            self._idle.append(connection)
+        return Answer(due, time.monotonic() - start - due, int(head[9:12]), head, body)
+
+    async def _connect(self) -> "_Connection":
+        loop = asyncio.get_running_loop()
+        _, connection = await loop.create_connection(lambda: _Connection(self._forget), self._host, self._port)
+        return connection
+
+    def _forget(self, connection: "_Connection") -> None:
+        if connection in self._idle:
+            self._idle.remove(connection)
+
+
+class _Connection(asyncio.Protocol):
+    """One request at a time; answers must have a Content-Length, as all of the service's have."""
+
+    def __init__(self, lost: Callable[["_Connection"], None]) -> None:
+        self._lost = lost
+        self._received = b""
+        self._answer: asyncio.Future[tuple[bytes, bytes]] | None = None
+        self.closed = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+
+    async def ask(self, request: bytes) -> tuple[bytes, bytes]:
+        """Head and body of the answer. Raises ConnectionError."""
+        if self.closed:
+            raise ConnectionResetError
+        self._answer = asyncio.get_running_loop().create_future()
+        self._transport.write(request)  # type: ignore[attr-defined]
+        return await self._answer
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        end = self._received.find(b"\r\n\r\n")
+        if end < 0 or self._answer is None:
+            return
+        head = self._received[:end].lower()
+        length = int(head.split(b"content-length: ")[1].split(b"\r\n")[0])
+        if len(self._received) < end + 4 + length:
+            return
+        body, self._received = self._received[end + 4 :], b""
+        if b"connection: close" in head:
+            self.closed = True
+            self._transport.close()
+        if not self._answer.done():
+            self._answer.set_result((head, body))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.closed = True
+        self._lost(self)
+        if self._answer and not self._answer.done():
+            self._answer.set_exception(ConnectionResetError())

@@ -1,0 +1,212 @@
+"""What clients do to their connections: too slow, too much, half, at once, or gone."""
+
+import json
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import BinaryIO
+
+import httpx
+import pytest
+
+from loadtests.running import RunningService, wait_until
+from service import connection
+from tests.conftest import DIGITS
+
+SEVEN = (DIGITS / "dejavu-sans-7.png").read_bytes()
+HEAD = b"POST /v1/predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: %d\r\n" % len(SEVEN)
+REQUEST = HEAD + b"\r\n" + SEVEN
+
+
+@pytest.fixture(scope="module")
+def service(compiled_cache: Path) -> Iterator[RunningService]:
+    """One worker, whose batches wait 0.3 s, so that there is a time in which its requests are inside."""
+    with RunningService(workers=1, cache_dir=compiled_cache, max_delay_ms=300) as running:
+        yield running
+
+
+def connect(service: RunningService) -> closing[socket.socket]:
+    return closing(socket.create_connection(("127.0.0.1", service.port), timeout=30))
+
+
+def answer(client: socket.socket) -> tuple[int, dict]:
+    """Status and JSON of the one answer that is to come."""
+    return read_answer(client.makefile("rb"))
+
+
+def read_answer(file: BinaryIO) -> tuple[int, dict]:
+    status = int(file.readline().split()[1])
+    length = 0
+    while (line := file.readline().strip()) != b"":
+        name, _, value = line.partition(b":")
+        if name.lower() == b"content-length":
+            length = int(value)
+    return status, json.loads(file.read(length))
+
+
+def is_closed(client: socket.socket) -> bool:
+    try:
+        return client.recv(1) == b""
+    except ConnectionResetError:
+        return True
+
+
+def counted(service: RunningService, name: str) -> float:
+    for line in service.get("/metrics")[1].decode().splitlines():
+        if line.startswith(f"{name} "):
+            return float(line.split()[-1])
+    return 0.0
+
+
+def all_slots_are_free(service: RunningService) -> bool:
+    return counted(service, "coordserve_slots_used") == 0
+
+
+DISCONNECTS = 'coordserve_dropped_images_total{reason="disconnect"}'
+
+
+def say_goodbye(client: socket.socket) -> None:
+    client.close()
+
+
+def reset(client: socket.socket) -> None:
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    client.close()
+
+
+def half_close(client: socket.socket) -> None:
+    client.shutdown(socket.SHUT_WR)
+
+
+@pytest.mark.parametrize("leave", [say_goodbye, reset, half_close])
+def test_the_image_of_a_client_that_has_gone_is_never_computed(
+    service: RunningService, leave: Callable[[socket.socket], None]
+):
+    computed, dropped = counted(service, "coordserve_batch_images_sum"), counted(service, DISCONNECTS)
+    with connect(service) as client:
+        client.sendall(REQUEST)
+        wait_until(lambda: counted(service, "coordserve_slots_used") == 1, 10, "the image is inside")
+        leave(client)
+
+        wait_until(lambda: all_slots_are_free(service), 10, "its slot is free again")
+    assert counted(service, DISCONNECTS) == dropped + 1
+    assert counted(service, "coordserve_batch_images_sum") == computed
+    assert not [line for line in service.log if line["level"] == "error"]
+
+
+def test_a_client_that_goes_while_it_sends_holds_nothing(service: RunningService):
+    with connect(service) as client:
+        client.sendall(HEAD + b"\r\n" + SEVEN[:50])
+
+    assert httpx.post(f"{service.url}/v1/predict", content=SEVEN).status_code == 415
+    assert all_slots_are_free(service)
+
+
+def test_pipelined_requests_are_answered_in_order(service: RunningService):
+    other = b"GET /v1/models/none HTTP/1.1\r\nHost: x\r\n\r\n"
+    with connect(service) as client:
+        client.sendall(REQUEST + other + REQUEST)
+        file = client.makefile("rb")
+
+        assert [read_answer(file)[0] for _ in range(3)] == [200, 404, 200]
+
+
+def test_headers_without_end_are_refused(service: RunningService):
+    with connect(service) as client:
+        client.sendall(HEAD)
+        try:
+            for _ in range(2 * connection.HEAD_BYTES // 1000):
+                client.sendall(b"X-Filler: " + b"x" * 988 + b"\r\n")
+        except OSError:  # closed under our hands: that is its right
+            return
+        status, problem = answer(client)
+
+    assert (status, problem["type"]) == (431, "urn:coordserve:problem:head-too-large")
+
+
+@pytest.mark.parametrize("size", [connection.HEAD_BYTES - 1000, connection.HEAD_BYTES + 1])
+def test_headers_may_be_large_but_not_too_large(service: RunningService, size: int):
+    with connect(service) as client:
+        client.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Filler: " + b"x" * size + b"\r\n\r\n")
+        status, body = answer(client)
+
+    assert status == (200 if size < connection.HEAD_BYTES else 431)
+    assert body.get("type") == (None if status == 200 else "urn:coordserve:problem:head-too-large")
+
+
+@pytest.mark.parametrize("junk", [b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n"])
+def test_what_is_no_http_has_a_problem_that_says_so(service: RunningService, junk: bytes):
+    with connect(service) as client:
+        client.sendall(junk)
+
+        status, problem = answer(client)
+
+        assert (status, problem["type"]) == (400, "urn:coordserve:problem:not-http")
+        assert is_closed(client)
+
+
+def test_a_body_that_does_not_come_in_time_is_refused(service: RunningService):
+    with connect(service) as client:
+        client.sendall(HEAD + b"X-Request-Timeout: 0.2\r\n\r\n" + SEVEN[:50])
+
+        status, problem = answer(client)
+
+        assert (status, problem["type"]) == (408, "urn:coordserve:problem:body-too-slow")
+        assert is_closed(client)
+
+
+@pytest.mark.slow
+def test_slow_heads_end_and_keep_nobody_from_an_answer(service: RunningService):
+    """Slowloris: a byte now and then, on many connections."""
+    started = time.monotonic()
+    clients = [socket.create_connection(("127.0.0.1", service.port), timeout=30) for _ in range(200)]
+    for client in clients:
+        client.sendall(b"POST /v1/predict HTTP/1.1\r\nHost: x\r\n")
+    open_ = list(clients)
+    while open_ and time.monotonic() < started + 3 * connection.HEAD_SECONDS:
+        still = []
+        for client in open_:
+            try:
+                client.sendall(b"X")
+                still.append(client)
+            except OSError:
+                pass
+        open_ = still
+        with connect(service) as good:
+            good.sendall(REQUEST)
+            assert answer(good)[0] == 200
+    assert not open_
+    first = clients[0].recv(20)
+    for client in clients:
+        client.close()
+    assert first.startswith(b"HTTP/1.1 408 ")
+
+
+@pytest.mark.slow
+def test_a_thousand_idle_connections_keep_nobody_from_an_answer(service: RunningService):
+    clients = []
+    try:
+        for _ in range(1000):
+            clients.append(socket.create_connection(("127.0.0.1", service.port), timeout=30))
+        clients[-1].sendall(REQUEST)
+        assert answer(clients[-1])[0] == 200
+        clients[0].sendall(REQUEST)
+        assert answer(clients[0])[0] == 200
+    finally:
+        for client in clients:
+            client.close()
+
+
+def test_a_request_whose_head_has_begun_is_answered_before_the_end(compiled_cache: Path):
+    with RunningService(workers=1, cache_dir=compiled_cache) as service, connect(service) as client:
+        client.sendall(REQUEST[:40])
+        wait_until(lambda: service.get("/healthz")[0] == 200, 10, "the worker has had its turn")
+        service.process.terminate()
+        wait_until(lambda: service.logged("stopping"), 10, "it stops")
+        time.sleep(0.3)  # the workers have been told by now, or will be before they are done
+        client.sendall(REQUEST[40:])
+
+        assert answer(client)[0] == 200
+        assert service.process.wait(30) == 0

@@ -1,0 +1,104 @@
+"""A device that fails: as after a CUDA error, or for want of memory."""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+
+from loadtests.running import RunningService, wait_until
+from tests.conftest import DIGITS, encode, noise
+
+SEVEN = (DIGITS / "dejavu-sans-7.png").read_bytes()
+
+
+@pytest.fixture
+def fault(tmp_path: Path) -> Path:
+    """The file that says how the device fails."""
+    return tmp_path / "fault"
+
+
+def service_on(fault: Path, cache: Path, **settings: object) -> RunningService:
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(Path(__file__).parent / "faulty_device"),
+        "FAULT_FILE": str(fault),
+    }
+    return RunningService(workers=1, cache_dir=cache, environment=environment, **settings)
+
+
+def ask(service: RunningService, content: bytes = SEVEN) -> httpx.Response:
+    return httpx.post(f"{service.url}/v1/predict", content=content, headers={"Content-Type": "image/png"}, timeout=30)
+
+
+def test_a_cuda_error_poisons_no_process_that_says_ready(fault: Path, compiled_cache: Path):
+    """Triton #3627."""
+    with service_on(fault, compiled_cache) as service:
+        (engine,) = service.children("service.engine")
+        fault.write_text("sticky")
+
+        assert ask(service).status_code == 503
+
+        fault.unlink()
+        wait_until(lambda: not engine.is_running(), 10, "the engine has ended")
+        wait_until(lambda: service.get("/readyz")[0] == 200, 60, "another is ready")
+        assert ask(service).json()["predictions"][0][0]["label"] == "seven"
+        assert service.logged("the device is lost with this process")
+        assert all(line["level"] != "unformatted" for line in service.log)
+
+
+@pytest.mark.slow
+def test_an_engine_that_cannot_start_any_more_fails_liveness_and_says_so(fault: Path, compiled_cache: Path):
+    with service_on(fault, compiled_cache) as service:
+        fault.write_text("sticky")
+        ask(service)
+
+        wait_until(lambda: service.get("/healthz")[0] == 503, 120, "liveness fails")
+        assert service.get("/readyz")[0] == 503
+        refused = ask(service)
+        assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+
+        fault.unlink()
+        wait_until(lambda: service.get("/readyz")[0] == 200, 60, "it is ready once the device is well")
+        wait_until(lambda: service.get("/healthz")[0] == 200, 30, "and alive when that has lasted")
+
+
+def test_a_batch_that_does_not_fit_is_halved_and_answered(fault: Path, compiled_cache: Path):
+    pictures = [encode(noise(seed)) for seed in range(24)]
+    with service_on(fault, compiled_cache, max_delay_ms=200) as service:
+        alone = [ask(service, picture).json()["predictions"] for picture in pictures[:2]]
+        before = service.card()["batch_cap"]
+        fault.write_text("memory 4")
+
+        with ThreadPoolExecutor(24) as threads:
+            answers = list(threads.map(lambda picture: ask(service, picture), pictures))
+
+        assert [answer.status_code for answer in answers] == [200] * 24
+        assert [answer.json()["predictions"][0][0]["index"] for answer in answers[:2]] == [
+            ranking[0][0]["index"] for ranking in alone
+        ]
+        assert before > 4
+        wait_until(lambda: service.card()["batch_cap"] <= 4, 10, "the cap is lowered")
+        assert b"coordserve_out_of_memory_total 0.0" not in service.get("/metrics")[1]
+        assert len(service.children("service.engine")) == 1
+        assert b"coordserve_engine_restarts_total 0.0" in service.get("/metrics")[1]
+
+
+def test_batches_that_do_not_fit_at_the_start_are_left_out(fault: Path, compiled_cache: Path):
+    fault.write_text("memory 4")
+    with service_on(fault, compiled_cache) as service:
+        card = service.card()
+
+    assert max(map(int, card["images_per_second"])) == 4
+    assert card["batch_cap"] <= 4
+
+
+def test_an_image_that_does_not_fit_alone_fails_alone(fault: Path, compiled_cache: Path):
+    with service_on(fault, compiled_cache) as service:
+        fault.write_text("memory 0")
+        failed = ask(service)
+        fault.unlink()
+
+        assert (failed.status_code, failed.json()["type"]) == (500, "urn:coordserve:problem:inference-failed")
+        assert ask(service).status_code == 200
