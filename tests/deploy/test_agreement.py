@@ -126,12 +126,11 @@ def test_a_pod_has_the_time_that_the_service_takes_to_stop(target, monkeypatch):
     read = read_settings(target, monkeypatch)
     pod = one(built(target), "Deployment")["spec"]["template"]["spec"]
     [command, seconds] = pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
-    grace = getattr(read, "shutdown_grace", 3.0)
     # Supervisor._stop: the compiler, the workers with the longest request, the engine, one after the other.
     stopping = 3 * supervisor.STOP_SECONDS + read.request_timeout
 
     assert command == "sleep"
-    assert pod["terminationGracePeriodSeconds"] >= int(seconds) + grace + stopping
+    assert pod["terminationGracePeriodSeconds"] >= int(seconds) + read.shutdown_grace + stopping
 
 
 @pytest.mark.parametrize("target", ["components/gateway", "components/ingress"])
