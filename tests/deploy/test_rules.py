@@ -99,6 +99,13 @@ def test_the_runbook_knows_no_alert_that_there_is_not():
     assert set(SECTIONS) == set(ALERTS)
 
 
+def test_links_within_the_runbook_lead_somewhere():
+    links = re.findall(r"\(#([^)]+)\)", RUNBOOK)
+
+    assert links
+    assert set(links) <= {alert.lower() for alert in ALERTS}
+
+
 def test_recorded_series_in_alerts_and_dashboard_are_recorded():
     queries = [rule["expr"] for rule in ALERTS.values()] + [query for queries in panels().values() for query in queries]
     used = {name for query in queries for name in metrics_in(query) if ":" in name}
