@@ -36,6 +36,17 @@ def test_old_builders_understand_it():
     assert "@sha256" not in DOCKERFILE
 
 
+def test_pip_leaves_no_cache_and_is_lent_its_configuration():
+    steps = [
+        step for step in re.findall(r"^RUN (.+?[^\\])$", DOCKERFILE, re.MULTILINE | re.DOTALL) if "pip --python" in step
+    ]
+
+    assert len(steps) == 2
+    for step in steps:
+        assert step.startswith("--mount=type=secret,id=pip_conf,target=/etc/pip.conf,required=false")
+        assert step.count("pip --python") == step.count("--no-cache-dir")
+
+
 def test_variables_of_ours_are_settings():
     names = re.findall(r"COORDSERVE_(\w+)=", DOCKERFILE)
 
