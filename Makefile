@@ -5,16 +5,28 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint format bench chaos clean
+.PHONY: help serve test test-deploy test-image test-cluster rules lint format bench chaos clean
 
 help: ## Show the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
 
 serve: $(VENV)/.installed ## Serve the bundled model on http://127.0.0.1:8000
 	$(BIN)/coordserve serve
 
 test: $(VENV)/.installed-test ## Run every test that needs no GPU and no root
-	$(BIN)/pytest -m "not cuda"
+	$(BIN)/pytest -m "not cuda and not image and not cluster"
+
+test-deploy: $(VENV)/.installed-test ## Check manifests, alerts and Dockerfile (kubectl, prometheus; no cluster, no root)
+	$(BIN)/pytest tests/deploy -m "not image and not cluster"
+
+test-image: $(VENV)/.installed-test ## Build the image and run it as a restricted pod would (needs podman and root)
+	$(BIN)/pytest tests/deploy -m image
+
+test-cluster: $(VENV)/.installed-test ## Deploy to the cluster of KUBECONFIG, roll out, drain, lose no request (the image is there)
+	$(BIN)/pytest tests/deploy -m cluster
+
+rules: $(VENV)/.installed ## Make the Prometheus operator's rules of deploy/components/monitoring/rules.yaml
+	$(BIN)/python deploy/components/monitoring/make_prometheusrule.py
 
 lint: $(VENV)/.installed-dev ## Check style and types
 	$(BIN)/ruff check
