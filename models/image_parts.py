@@ -26,7 +26,7 @@ _PNG_NEEDED = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 
 
 def jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int, int]]:
-    """Marker, start, content's start, and end of each segment behind SOI, up to EOI. Raises struct.error where cut off."""
+    """Marker, start, content's start and end of each segment between SOI and EOI. Raises struct.error if cut off."""
     position = 2
     while found := _MARKER.search(data, position):
         start, content = found.span()
@@ -43,10 +43,9 @@ def jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int, int]]:
 def bound_jpeg(data: bytes) -> bytes:
     """The Exif block, empty if there is none. Raises ValueError for more segments, filler or scans than allowed."""
     exif = b""
-    count = filler = scans = end_before = components = 0
+    filler = scans = end_before = components = 0
     many = False
-    for marker, start, content, end in jpeg_segments(data):
-        count += 1
+    for count, (marker, start, content, end) in enumerate(jpeg_segments(data), 1):
         if not scans:
             filler += max(0, start - max(end_before, 2))
             end_before = end
@@ -57,8 +56,8 @@ def bound_jpeg(data: bytes) -> bytes:
         elif marker == _SOS:
             scans += 1
             if scans == 1:
-                # All components in one scan, not progressive: the decoder stops behind it. Otherwise there may be as
-                # many scans as there are marks; what follows the picture may be anything, so they are counted only then.
+                # All components in one scan, not progressive: the decoder stops behind it. Otherwise there are at most
+                # as many scans as marks, and those behind the picture count only where it matters.
                 whole = components and data[content : content + 1] == bytes([components])
                 many = not whole and data.count(b"\xff\xda", content) >= MAX_SCANS
             if not many:
