@@ -24,6 +24,8 @@ def read_header(data: bytes) -> tuple[str, int, int]:
             return "JPEG", *_jpeg_size(data)
         if data.startswith(b"\x89PNG\r\n\x1a\n"):
             # The IHDR chunk comes first: PNG specification, section 5.6.
+            if data[12:16] != b"IHDR":
+                raise ValueError("it does not begin with IHDR")
             return "PNG", *struct.unpack_from(">II", data, 16)
         if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
             return "WEBP", *_webp_size(data)

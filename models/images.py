@@ -1,12 +1,16 @@
 """Encoded pictures to the square uint8 pixels that a network takes. Needs no torch, so that workers stay small."""
 
 import io
+import struct
+import threading
+from contextlib import nullcontext
 
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, WebPImagePlugin  # noqa: F401 (registers itself)
+from PIL import Image, WebPImagePlugin  # noqa: F401 (registers itself)
 
+from models import image_parts, orientation
 from models.config import Preprocessing
 from models.image_headers import ImageError, MalformedImage, UnsupportedImage, read_header
 
@@ -23,8 +27,10 @@ MAX_PIXELS = 50_000_000  # a 48-megapixel phone photo fits
 # asks for: Pillow's `reducing_gap` calls 2.0 "almost indistinguishable" from a fair resize.
 REDUCING_GAP = 2
 RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+# Decoding takes up to 20 bytes a pixel (WebP), so that large pictures are decoded one at a time; half a second each.
+LARGE_PIXELS = 12_000_000
+_large = threading.Lock()
 BACKGROUND = (255, 255, 255)  # what shows through transparent pixels, as on a page
-ORIENTATION_TAG = 0x0112  # Exif 2.3, section 4.6.4
 
 
 class ImageTooLarge(ImageError):
@@ -35,7 +41,7 @@ class ImageTooLarge(ImageError):
 
 
 class Picture:
-    """An encoded JPEG, PNG or WebP picture whose header has been read and found within bounds."""
+    """An encoded JPEG, PNG or WebP picture whose header and parts have been found within bounds."""
 
     def __init__(self, data: bytes, max_pixels: int = MAX_PIXELS) -> None:
         """Read the header of `data`. Raises UnsupportedImage, MalformedImage or ImageTooLarge."""
@@ -44,6 +50,17 @@ class Picture:
             raise ImageTooLarge(width, height, max_pixels)
         self.data = data
         self.size = width, height
+        try:
+            self._read_parts()
+        except (ValueError, struct.error) as error:
+            raise MalformedImage(f"broken {self.format} image: {error}") from error
+
+    def _read_parts(self) -> None:
+        if self.format == "PNG":
+            self.data, exif = image_parts.split_png(self.data)
+        else:
+            exif = (image_parts.bound_jpeg if self.format == "JPEG" else image_parts.bound_webp)(self.data)
+        self._orientation = orientation.read(exif)
 
     def pixels(self, preprocessing: Preprocessing) -> Pixels:
         """RGB uint8 [input_size, input_size, 3]. Raises MalformedImage.
@@ -60,9 +77,11 @@ class Picture:
         of the shorter side.
         """
         shorter *= REDUCING_GAP
+        large = self.size[0] * self.size[1] > LARGE_PIXELS
         try:
-            image = self._decode_jpeg(shorter) if self.format == "JPEG" else None
-            return image if image is not None else self._decode_any(shorter)
+            with _large if large else nullcontext():
+                image = self._decode_jpeg(shorter) if self.format == "JPEG" else None
+                return orientation.upright(image or self._decode_any(shorter), self._orientation)
         # Broken files make the decoders raise nearly anything (OSError, SyntaxError, struct.error, …).
         except Exception as error:
             raise MalformedImage(f"broken {self.format} image: {error}") from error
@@ -73,24 +92,20 @@ class Picture:
             pixels = simplejpeg.decode_jpeg(self.data, "RGB", min_height=shorter, min_width=shorter)
         except ValueError:
             return None
-        image = Image.frombuffer("RGB", pixels.shape[1::-1], pixels, "raw", "RGB", 0, 1)
-        if b"Exif\0\0" in self.data:
-            image.getexif()[ORIENTATION_TAG] = self._open().getexif().get(ORIENTATION_TAG, 1)
-            image = ImageOps.exif_transpose(image)
-        return image
+        return Image.frombuffer("RGB", pixels.shape[1::-1], pixels, "raw", "RGB", 0, 1)
 
     def _decode_any(self, shorter: int) -> Image.Image:
-        image = self._open()
+        data = image_parts.needed_of_jpeg(self.data) if self.format == "JPEG" else self.data
+        image = Image.open(io.BytesIO(data), formats=(self.format,))
+        if image.size != self.size:  # a decoder that reads another header would not be bound by ours
+            raise ValueError(f"its headers say {self.size} and {image.size} pixels")
         image.draft(None, (shorter, shorter))
-        return _rgb(ImageOps.exif_transpose(image))
-
-    def _open(self) -> Image.Image:
-        return Image.open(io.BytesIO(self.data), formats=(self.format,))
+        return _rgb(image)
 
 
 def _rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # 16 bits a pixel: convert() would clip instead of scale
-        return Image.fromarray((np.asarray(image).astype(np.uint32) // 257).astype(np.uint8)).convert("RGB")
+        return Image.fromarray((np.asarray(image) // 257).astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         flat = Image.new("RGB", image.size, BACKGROUND)

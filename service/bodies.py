@@ -7,23 +7,25 @@ import time
 from typing import Annotated
 
 from fastapi import Request
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic_core import from_json
 from python_multipart.exceptions import MultipartParseError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect
 
 from service import problems
-from service.problems import Problem
+from service.problems import Problem, shortened
 
 RAW_TYPES = ("image/jpeg", "image/png", "image/webp", "application/octet-stream")
 MULTIPART_TYPE = "multipart/form-data"
 JSON_TYPE = "application/json"
 IMAGE_PART = "image"
+MAX_PARTS = 1024  # of a form: as many images as any setting allows
 ACCEPTED = ", ".join((*RAW_TYPES, MULTIPART_TYPE, JSON_TYPE))
 
 
 class JsonImages(BaseModel):
-    """The JSON body of a prediction."""
+    """The JSON body of a prediction, for the OpenAPI document."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -82,29 +84,45 @@ def pictures(content_type: str, body: bytes, max_images: int) -> list[bytes | Pr
     if kind in RAW_TYPES:
         return [body]
     if kind == MULTIPART_TYPE:
-        found = list(_image_parts(body, options.get(b"boundary", b"")))
+        found = list(_image_parts(body, options.get(b"boundary", b""), max_images))
     elif kind == JSON_TYPE:
-        found = _json_images(body)
+        found = _json_images(body, max_images)
     else:
         raise problems.unsupported_media_type(
-            f"Content-Type is {kind or 'missing'!r}; send one of {ACCEPTED} "
+            f"Content-Type is {shortened(kind or 'missing')}; send one of {ACCEPTED} "
             "(curl: -H 'Content-Type: image/jpeg' --data-binary @FILE, or -F image=@FILE)"
         )
-    if len(found) > max_images:
-        raise problems.out_of_range(f"{len(found)} images in one request; at most {max_images} are allowed")
     return found
 
 
-def _json_images(body: bytes) -> list[bytes | Problem]:
+def _json_images(body: bytes, max_images: int) -> list[bytes | Problem]:
+    # By hand: pydantic would describe each of a million wrong elements.
     try:
-        texts = JsonImages.model_validate_json(body).images
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise problems.malformed(
-            f'the JSON body must be {{"images": ["<base64 or data: URI>", …]}}: {where} {first["msg"]}'
-        ) from error
+        found = from_json(body)
+    except ValueError as error:
+        raise _not_json_images(str(error)) from error
+    if not isinstance(found, dict) or "images" not in found:
+        raise _not_json_images("images is missing")
+    if len(found) > 1:
+        unknown = next(name for name in found if name != "images")
+        raise _not_json_images(f"{shortened(unknown)} is not known")
+    texts = found["images"]
+    if not isinstance(texts, list) or not texts:
+        raise _not_json_images("images must be a list with at least one element")
+    if len(texts) > max_images:
+        raise _too_many(len(texts), max_images)
+    for index, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise _not_json_images(f"images.{index} must be a string")
     return [_from_base64(text) for text in texts]
+
+
+def _not_json_images(reason: str) -> Problem:
+    return problems.malformed(f'the JSON body must be {{"images": ["<base64 or data: URI>", …]}}: {reason}')
+
+
+def _too_many(found: int, allowed: int) -> Problem:
+    return problems.out_of_range(f"{found} images in one request; at most {allowed} are allowed")
 
 
 def _from_base64(text: str) -> bytes | Problem:
@@ -119,16 +137,19 @@ def _from_base64(text: str) -> bytes | Problem:
         return problems.malformed(f"not base64: {error}")
 
 
-def _image_parts(body: bytes, boundary: bytes) -> list[bytes]:
+def _image_parts(body: bytes, boundary: bytes, max_images: int) -> list[bytes]:
     """The contents of the parts named `image` of an RFC 7578 form."""
     if not boundary:
         raise problems.malformed("Content-Type multipart/form-data lacks its boundary")
     parts: list[bytes] = []
     header_name, header_value, disposition, content = bytearray(), bytearray(), b"", bytearray()
-    finished = False
+    finished, begun = False, 0
 
     def begin() -> None:
-        nonlocal disposition
+        nonlocal disposition, begun
+        begun += 1
+        if begun > MAX_PARTS:
+            raise problems.out_of_range(f"the form has more than {MAX_PARTS} parts")
         disposition = b""
         content.clear()
 
@@ -141,6 +162,8 @@ def _image_parts(body: bytes, boundary: bytes) -> list[bytes]:
 
     def end_part() -> None:
         if parse_options_header(disposition)[1].get(b"name") == IMAGE_PART.encode():
+            if len(parts) == max_images:
+                raise problems.out_of_range(f"too many images in one request; at most {max_images} are allowed")
             parts.append(bytes(content))
 
     def end() -> None:

@@ -8,6 +8,7 @@ from fastapi import Request
 
 from service import problems
 from service.doorbell import DEFAULT_URGENCY
+from service.problems import shortened
 
 TIMEOUT_HEADER = "x-request-timeout"
 MAX_TIMEOUT_SECONDS = 3600.0
@@ -40,7 +41,7 @@ def _timeout(request: Request, default: float) -> float:
         seconds = 0.0
     if not 0 < seconds <= MAX_TIMEOUT_SECONDS:  # also when it is NaN
         raise problems.out_of_range(
-            f"X-Request-Timeout is {text!r}; it must be seconds above 0 and at most {MAX_TIMEOUT_SECONDS:g}"
+            f"X-Request-Timeout is {shortened(text)}; it must be seconds above 0 and at most {MAX_TIMEOUT_SECONDS:g}"
         )
     return seconds
 
@@ -60,5 +61,5 @@ def top_k(request: Request) -> int:
     if text is None:
         return DEFAULT_TOP_K
     if not (text.isascii() and text.isdecimal() and len(text) < 10 and int(text) > 0):
-        raise problems.out_of_range(f"top_k is {text!r}; it must be a whole number from 1")
+        raise problems.out_of_range(f"top_k is {shortened(text)}; it must be a whole number from 1")
     return int(text)

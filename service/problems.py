@@ -9,6 +9,15 @@ MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:coordserve:problem:"
 
 
+SHOWN_CHARACTERS = 100
+
+
+def shortened(value: object) -> str:
+    """What a client sent, quoted in a message: no more of it than helps to find it."""
+    text = repr(value)
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}…"
+
+
 class Problem(Exception):
     """An error with an HTTP status, a stable type, and a detail that says what to do."""
 

@@ -11,22 +11,29 @@ import math
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic_core import from_json
 
 from service.doorbell import LEAST_URGENCY
 from service.parameters import MAX_TIMEOUT_SECONDS
-from service.problems import Problem
+from service.problems import Problem, shortened
 
 INPUT, SCORES, ATTENTION = "image", "scores", "attention"
+OUTPUTS = 2
+ONCE = f"there are {SCORES!r} and {ATTENTION!r}, each once"
 HEADER = "Inference-Header-Content-Length"
 DATATYPES = (
     "BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64", "FP16", "FP32", "FP64", "BYTES",
 )  # fmt: skip
 MICROSECONDS = 1_000_000
 LONGEST_NUMBER = 15  # digits of a header; more would be no length, and slow to read
+
+LONGEST = 2**31  # of a shape, so that products of its numbers can be printed
+MOST_IMAGES = 1024  # as any setting allows
 
 Image = bytes | NDArray[np.uint8]
 """An encoded picture, or RGB pixels uint8 [height, width, 3]"""
@@ -67,7 +74,7 @@ def parse(body: bytes, header: str | None) -> InferRequest:
     if header is None:
         return _request(_json(body), None)
     if not (header.isascii() and header.isdecimal() and len(header) <= LONGEST_NUMBER):
-        raise ProtocolError(f"{HEADER} is {header!r}; it must be the length of the JSON in bytes, 0 or more")
+        raise ProtocolError(f"{HEADER} is {shortened(header)}; it must be the length of the JSON in bytes, 0 or more")
     length = int(header)
     if length > len(body):
         raise ProtocolError(f"{HEADER} is {length}, and the body has only {len(body)} bytes")
@@ -111,9 +118,14 @@ def _request(found: dict[str, Any], binary: _Binary | None) -> InferRequest:
     if priority < 0:
         raise ProtocolError("priority must be 0, the service's own, or from 1, the highest")
     outputs = _objects(_field(found, "outputs", list, "the request", []), "outputs")
+    if len(outputs) > OUTPUTS:
+        raise ProtocolError(f"{len(outputs)} outputs are asked for; {ONCE}")
+    asked = [_output(one, all_binary) for one in outputs] or [Output(SCORES, all_binary, 0)]
+    if len({output.name for output in asked}) != len(asked):
+        raise ProtocolError(f"an output is asked for twice; {ONCE}")
     return InferRequest(
         _images(inputs[0], binary),
-        [_output(one, all_binary) for one in outputs] or [Output(SCORES, all_binary, 0)],
+        asked,
         id_,
         timeout / MICROSECONDS if timeout else None,
         min(priority - 1, LEAST_URGENCY) if priority else None,
@@ -123,27 +135,27 @@ def _request(found: dict[str, Any], binary: _Binary | None) -> InferRequest:
 def _output(found: dict[str, Any], all_binary: bool) -> Output:
     name = _field(found, "name", str, "an output")
     if name not in (SCORES, ATTENTION):
-        raise ProtocolError(f"there is no output {name!r}; there are {SCORES!r} and {ATTENTION!r}")
+        raise ProtocolError(f"there is no output {shortened(name)}; there are {SCORES!r} and {ATTENTION!r}")
     parameters = _field(found, "parameters", dict, f"output {name!r}", {})
     classes = _field(parameters, "classification", int, f"output {name!r}", 0)
     if "classification" in parameters and name != SCORES:
         raise ProtocolError(f"{name!r} has no classes; ask for the classification of {SCORES!r}")
     if "classification" in parameters and classes < 1:
-        raise ProtocolError(f"classification is {classes}; it must be how many classes, from 1")
+        raise ProtocolError(f"classification is {shortened(classes)}; it must be how many classes, from 1")
     return Output(name, _field(parameters, "binary_data", bool, f"output {name!r}", all_binary), classes)
 
 
 def _images(found: dict[str, Any], binary: _Binary | None) -> list[Image]:
     datatype = _field(found, "datatype", str, f"input {INPUT!r}")
     shape = _field(found, "shape", list, f"input {INPUT!r}")
-    if not all(type(length) is int and length >= 0 for length in shape):
-        raise ProtocolError(f"input {INPUT!r} has shape {shape}; it must be whole numbers")
+    if not all(type(length) is int and 0 <= length <= LONGEST for length in shape):
+        raise ProtocolError(f"input {INPUT!r} has shape {shortened(shape)}; it must be whole numbers up to {LONGEST}")
     parameters = _field(found, "parameters", dict, f"input {INPUT!r}", {})
     size = _field(parameters, "binary_data_size", int, f"input {INPUT!r}", None)
     if (size is None) == ("data" not in found):
         raise ProtocolError(f"input {INPUT!r} must have either data or parameters.binary_data_size")
     if size is not None and size < 0:
-        raise ProtocolError(f"input {INPUT!r} says binary_data_size {size}")
+        raise ProtocolError(f"input {INPUT!r} says binary_data_size {shortened(size)}")
     if size is not None and binary is None:
         raise ProtocolError(f"input {INPUT!r} says binary_data_size, and the request lacks the header {HEADER}")
     if datatype == "BYTES":
@@ -154,20 +166,22 @@ def _images(found: dict[str, Any], binary: _Binary | None) -> list[Image]:
         raise ProtocolError("FP16 has no representation in JSON")
     known = "" if datatype in DATATYPES else " is unknown and"
     raise ProtocolError(
-        f"datatype {datatype!r}{known} is not taken; {INPUT!r} is BYTES (encoded) or UINT8 (RGB pixels)"
+        f"datatype {shortened(datatype)}{known} is not taken; {INPUT!r} is BYTES (encoded) or UINT8 (RGB pixels)"
     )
 
 
 def _encoded(shape: list[int], found: dict[str, Any], size: int | None, binary: _Binary | None) -> list[Image]:
     """BYTES [n]: encoded pictures, in JSON as base64."""
-    if len(shape) != 1 or shape[0] < 1:
-        raise ProtocolError(f"BYTES input {INPUT!r} has shape {shape}; it must be [number of images]")
+    if len(shape) != 1 or not 1 <= shape[0] <= MOST_IMAGES:
+        raise ProtocolError(f"BYTES input {INPUT!r} has shape {shortened(shape)}; it must be [number of images]")
     if size is not None and binary is not None:
-        elements: list[Image] = list(_elements(binary.take(size, f"input {INPUT!r}")))
+        # No more than one beyond the shape: a tensor of zeros is millions of empty elements.
+        found_elements = _elements(binary.take(size, f"input {INPUT!r}"))
+        elements: list[Image] = list(islice(found_elements, shape[0] + 1))
     else:
-        elements = [_from_text(text) for text in _flat(found["data"])]
+        elements = [_from_text(text) for text in _flat(found["data"], shape)]
     if len(elements) != shape[0]:
-        raise ProtocolError(f"input {INPUT!r} has shape {shape} and {len(elements)} elements")
+        raise ProtocolError(f"input {INPUT!r} has shape {shortened(shape)} and {len(elements)} elements")
     return elements
 
 
@@ -197,40 +211,47 @@ def _from_text(text: Any) -> bytes:
 def _pixels(shape: list[int], found: dict[str, Any], size: int | None, binary: _Binary | None) -> list[Image]:
     """UINT8 [n, height, width, 3]: RGB."""
     if len(shape) != 4 or shape[3] != 3 or not all(shape):
-        raise ProtocolError(f"UINT8 input {INPUT!r} has shape {shape}; it must be [images, height, width, 3]")
+        raise ProtocolError(
+            f"UINT8 input {INPUT!r} has shape {shortened(shape)}; it must be [images, height, width, 3]"
+        )
     count = math.prod(shape)
     if size is not None and binary is not None:
         if size != count:
             raise ProtocolError(f"input {INPUT!r} of shape {shape} has {count} bytes, and binary_data_size is {size}")
         values = np.frombuffer(binary.take(size, f"input {INPUT!r}"), np.uint8)
     else:
-        try:
-            given = np.array(found["data"])
-        except (ValueError, OverflowError) as error:
-            raise ProtocolError(f"data of input {INPUT!r} is not a regular list of numbers: {error}") from error
-        if given.size != count:
-            raise ProtocolError(f"input {INPUT!r} has shape {shape} and {given.size} elements")
-        if given.dtype.kind not in "iu" or given.min() < 0 or given.max() > 255:
+        numbers = _flat(found["data"], shape)
+        if any(type(number) is not int for number in numbers):
             raise ProtocolError(f"an element of input {INPUT!r} is no whole number from 0 to 255")
-        values = given.astype(np.uint8)
+        try:
+            values = np.frombuffer(bytes(numbers), np.uint8)
+        except (ValueError, OverflowError) as error:
+            raise ProtocolError(f"an element of input {INPUT!r} is no whole number from 0 to 255") from error
     return list(values.reshape(shape))
 
 
-def _flat(data: Any) -> Iterator[Any]:
-    """JSON data, nested or flat, in row-major order."""
+def _flat(data: Any, shape: list[int]) -> list[Any]:
+    """JSON data, flat or nested as the shape says, in row-major order.
+
+    Not by NumPy, which would make room for the longest of what is no number, as often as there are elements.
+    """
     if not isinstance(data, list):
         raise ProtocolError(f"data of input {INPUT!r} must be a list")
-    for value in data:
-        if isinstance(value, list):
-            yield from _flat(value)
-        else:
-            yield value
+    count = math.prod(shape)
+    if len(shape) > 1 and len(data) == shape[0] and isinstance(data[0], list):
+        for length in shape[1:]:
+            if not all(isinstance(row, list) and len(row) == length for row in data):
+                raise ProtocolError(f"data of input {INPUT!r} is neither flat nor nested as its shape {shape}")
+            data = list(chain.from_iterable(data))
+    if len(data) != count:
+        raise ProtocolError(f"input {INPUT!r} has shape {shortened(shape)} and {len(data)} elements")
+    return data
 
 
 def _json(text: bytes) -> dict[str, Any]:
     try:
-        found = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        found = from_json(text)
+    except ValueError as error:
         raise ProtocolError(f"the request is not JSON: {error}") from error
     if not isinstance(found, dict):
         raise ProtocolError("the request is not a JSON object")
