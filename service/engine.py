@@ -32,7 +32,7 @@ from service.doorbell import DEFAULT_URGENCY, ORDER, REPLY, Command, Line, Statu
 from service.explainer import Explainer
 from service.explanations import Method, pack
 from service.forms import Form
-from service.metrics import EngineMetrics
+from service.metrics import EngineMetrics, name_process
 from service.settings import Settings, available_cores
 
 if TYPE_CHECKING:
@@ -339,6 +339,7 @@ def main() -> int:
         return 1
     settings = Settings(**start.fields["settings"])
     logs.configure(settings.log_format, settings.log_level, "engine")
+    name_process("engine")
     arena = Arena(start.fds[0], *start.fields["arena"])
     spans = None
     if settings.tracing:

@@ -4,12 +4,6 @@ Every process writes into files of its own (prometheus-client's multiprocess mod
 and not its pid, so that they neither grow in number nor lose their counts when a process is replaced.
 """
 
-import contextlib
-import fcntl
-import os
-import shutil
-import tempfile
-from pathlib import Path
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, values
@@ -22,39 +16,6 @@ SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.
 STAGE_SECONDS = (0.0001, 0.00025, 0.0005, *SECONDS)
 BATCH_IMAGES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 DROP_REASONS = ("deadline", "disconnect", "shed")
-
-
-class MetricsDirectory:
-    """Where the processes of one service write. Locked, so that another can tell what a killed one left behind."""
-
-    PREFIX = "coordserve-metrics-"
-
-    def __init__(self) -> None:
-        """Make a new one, and remove those that nobody holds any more. Raises OSError."""
-        for left in Path(tempfile.gettempdir()).glob(f"{self.PREFIX}*"):
-            with contextlib.suppress(OSError):  # held, or another user's
-                os.close(_lock(left))
-                shutil.rmtree(left)
-        while True:
-            self.path = tempfile.mkdtemp(prefix=self.PREFIX)
-            with contextlib.suppress(FileNotFoundError, BlockingIOError):  # taken for left before it was locked
-                self._lock = _lock(Path(self.path))
-                return
-
-    def remove(self) -> None:
-        shutil.rmtree(self.path, ignore_errors=True)
-        os.close(self._lock)
-
-
-def _lock(directory: Path) -> int:
-    """A descriptor that holds the directory as long as it is open; flock(2). Raises OSError."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(descriptor)
-        raise
-    return descriptor
 
 
 def name_process(name: str) -> None:

@@ -21,7 +21,8 @@ from service import control, process
 from service.api_keys import ApiKeys, ApiKeysError
 from service.arena import Arena
 from service.control import Message
-from service.metrics import DIRECTORY_VARIABLE, MetricsDirectory
+from service.metrics import DIRECTORY_VARIABLE
+from service.scratch import Scratch
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -94,7 +95,7 @@ class Supervisor:
             config.num_classes,
         )
         self._arena = Arena.create(*self._arena_shape)
-        self._metrics_dir = MetricsDirectory()
+        self._scratch = Scratch()
         self._status = Status()
         self._engine = Place("engine", self._start_engine)
         self._workers = [Place(f"worker {index}", self._start_worker) for index in range(settings.workers)]
@@ -120,7 +121,7 @@ class Supervisor:
                 if place.process:
                     os.killpg(place.process.pid, signal.SIGKILL)
                     place.process.wait()
-            self._metrics_dir.remove()
+            self._scratch.remove()
         if self._fatal is not None:
             raise StartError(self._fatal)
 
@@ -193,19 +194,26 @@ class Supervisor:
     # -- children ------------------------------------------------------------------------------
 
     def _start_engine(self, place: Place) -> None:
-        self._occupy(place, "service.engine")
+        self._scratch.clear_engine()
+        # Where jit compiles, the folder must outlive the engine: it caches what it compiled there.
+        unpacked = {"TMPDIR": str(self._scratch.engine)} if self._settings.compile == "aot" else {}
+        self._occupy(place, "service.engine", unpacked)
         for index in range(len(self._workers)):
             self._connect(index)
 
     def _start_worker(self, place: Place) -> None:
         index = self._workers.index(place)
-        self._occupy(place, "service.worker", fds=[self._listener.fileno()], worker=index)
+        self._occupy(place, "service.worker", {}, fds=[self._listener.fileno()], worker=index)
         self._connect(index)
         self._send(place, "status", **vars(self._status))
 
-    def _occupy(self, place: Place, module: str, fds: list[int] | None = None, **fields: Any) -> None:
+    def _occupy(
+        self, place: Place, module: str, environment: dict[str, str], fds: list[int] | None = None, **fields: Any
+    ) -> None:
         """Start a process in a place, with the arena and the settings."""
-        place.process, place.channel = process.start(module, {DIRECTORY_VARIABLE: self._metrics_dir.path})
+        place.process, place.channel = process.start(
+            module, {DIRECTORY_VARIABLE: str(self._scratch.metrics), **environment}
+        )
         place.channel.setblocking(False)
         place.last_heard = place.works_since = None
         place.pidfd = os.pidfd_open(place.process.pid)
@@ -275,7 +283,7 @@ class Supervisor:
         if self._compiler.process or self._stopping:
             return
         log.info("compiling the network in the background")
-        self._occupy(self._compiler, "service.compiler", target=message.fields)
+        self._occupy(self._compiler, "service.compiler", {}, target=message.fields)
 
     def _on_compiled(self, place: Place, message: Message) -> None:
         """The compiler has finished: the engine may take the package."""

@@ -122,15 +122,33 @@ def test_files_of_metrics_do_not_pile_up(compiled_cache: Path):
     """client_python #275."""
     with RunningService(workers=1, cache_dir=compiled_cache) as service:
         ask(service)
-        (worker,) = service.children("service.worker")
+        (worker,), (engine,) = service.children("service.worker"), service.children("service.engine")
         directory = Path(worker.environ()["PROMETHEUS_MULTIPROC_DIR"])
         before = sorted(path.name for path in directory.iterdir())
-        worker.kill()
+        for process in (worker, engine):
+            process.kill()
         wait_until(lambda: not worker.is_running() and service.children("service.worker"), 30, "another worker")
+        wait_until(lambda: not engine.is_running() and service.get("/readyz")[0] == 200, 30, "another engine")
 
         assert ask(service).status_code == 200
         assert sorted(path.name for path in directory.iterdir()) == before
         assert metric(service, 'coordserve_http_requests_total{code="200",route="/v1/predict"}') == 2
+        assert metric(service, "coordserve_batch_images_sum") == 2
+
+
+def test_what_engines_unpack_does_not_pile_up(compiled_cache: Path):
+    with RunningService(workers=1, cache_dir=compiled_cache) as service:
+        service.wait_compiled()
+        (engine,) = service.children("service.engine")
+        folder = Path(engine.environ()["TMPDIR"])
+        before = len(list(folder.iterdir()))
+        engine.kill()
+        wait_until(lambda: not engine.is_running() and service.get("/readyz")[0] == 200, 30, "another engine")
+        service.wait_compiled()
+
+        assert before
+        assert len(list(folder.iterdir())) == before
+    assert not folder.exists()
 
 
 def test_what_a_killed_service_left_is_removed_by_the_next(compiled_cache: Path):
