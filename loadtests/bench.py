@@ -176,7 +176,7 @@ def main() -> int:
     report = {
         "date": date.today().isoformat(),
         "versions": {"coordserve": __version__, "torch": torch.__version__, "python": platform.python_version()},
-        "machine": {"cpu": _cpu(), "cores": available_cores(), "kernel": platform.release()},
+        "machine": {"cpu": cpu(), "cores": available_cores(), "kernel": platform.release()},
         "start_up_seconds": {
             "to_first_answer_with_an_empty_cache": spread(cold),
             "to_first_compiled_answer_with_a_warm_cache": spread(warm),
@@ -189,7 +189,7 @@ def main() -> int:
     return 0
 
 
-def _cpu() -> str:
+def cpu() -> str:
     found = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     return found.group(1) if found else platform.processor()
 

@@ -1,8 +1,9 @@
-"""`make chaos`: every scenario in full, their findings into docs/reliability.md, which is written anew."""
+"""`make chaos`: every scenario in full, and what it finds into docs/reliability.md."""
 
 import argparse
 import importlib
 import platform
+import re
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from types import ModuleType
 
 import torch
 
+from loadtests.bench import cpu
 from loadtests.chaos.finding import Finding
 from models import compile as compiler
 from models.config import BUNDLED_MODEL
@@ -21,9 +23,11 @@ from service.settings import available_cores
 SCENARIOS = ["overload", "priorities", "hang_ups", "shutdown", "crashes", "agreement", "soak"]
 HEAD = """# Reliability
 
-Written by `make chaos` on {date}: coordserve {version}, Python {python}, torch {torch}, {cores} cores, on which
-the clients run, too. A short form of every scenario is in `make test`.
+Written by `make chaos`, which runs every scenario in full; a short form of each is in `make test`. The clients run on
+the same cores as the service. "No" is said where something did not hold.
+
 """
+CONDITIONS = "{date}: coordserve {version}, Python {python}, torch {torch}, {cores} cores of {cpu}."
 
 
 def scenarios(names: list[str]) -> Iterator[ModuleType]:
@@ -32,28 +36,37 @@ def scenarios(names: list[str]) -> Iterator[ModuleType]:
         yield importlib.import_module(f"loadtests.chaos.{name}")
 
 
+def title(scenario: ModuleType) -> str:
+    return (scenario.__doc__ or "").partition("\n")[0].rstrip(".")
+
+
 def section(scenario: ModuleType, findings: list[Finding]) -> str:
-    title, _, text = (scenario.__doc__ or "").partition("\n")
+    text = (scenario.__doc__ or "").partition("\n")[2].strip()
+    conditions = CONDITIONS.format(
+        date=date.today().isoformat(),
+        version=__version__,
+        python=platform.python_version(),
+        torch=torch.__version__,
+        cores=available_cores(),
+        cpu=cpu(),
+    )
     rows = [f"| {one.claim} | {one.asked} | {one.measured} | {'yes' if one.held else '**no**'} |" for one in findings]
     table = ["| | asked for | measured | held |", "|---|---|---|---|", *rows]
-    return "\n".join([f"## {title.rstrip('.')}", "", *([text.strip(), ""] if text.strip() else []), *table, ""])
+    return "\n".join([f"## {title(scenario)}", "", text, "", conditions, "", *table, ""])
+
+
+def sections(report: str) -> dict[str, str]:
+    """Of a report, by title."""
+    parts = re.split(r"(?m)^(?=## )", report)[1:]
+    return {part.partition("\n")[0].removeprefix("## "): part.rstrip("\n") + "\n" for part in parts}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m loadtests.chaos", description=__doc__)
     parser.add_argument("scenarios", nargs="*", help=f"which: {', '.join(SCENARIOS)}; all if none is named")
     parser.add_argument("--short", action="store_true", help="the form that the tests run")
-    parser.add_argument("--out", type=Path, help="write the report there")
+    parser.add_argument("--out", type=Path, help="write what was found there, and leave what others found")
     options = parser.parse_args()
-    parts = [
-        HEAD.format(
-            date=date.today().isoformat(),
-            version=__version__,
-            python=platform.python_version(),
-            torch=torch.__version__,
-            cores=available_cores(),
-        )
-    ]
     failed = 0
     with tempfile.TemporaryDirectory() as cache:
         compiler.compile_package(
@@ -62,11 +75,19 @@ def main() -> int:
         for scenario in scenarios(options.scenarios or SCENARIOS):
             findings = scenario.run(long=not options.short, cache=Path(cache))
             failed += sum(not one.held for one in findings)
-            parts.append(section(scenario, findings))
-            print(parts[-1], flush=True)
+            new = section(scenario, findings)
+            print(new, flush=True)
             if options.out:
-                options.out.write_text("\n".join(parts))
+                _replace(options.out, title(scenario), new)
     return 1 if failed else 0
+
+
+def _replace(report: Path, name: str, new: str) -> None:
+    """Write one section anew, in the order of SCENARIOS, and leave the others."""
+    known = sections(report.read_text()) if report.exists() else {}
+    known[name] = new
+    titles = [title(scenario) for scenario in scenarios(SCENARIOS)]
+    report.write_text(HEAD + "\n".join(known[one] for one in titles if one in known))
 
 
 if __name__ == "__main__":
