@@ -12,9 +12,9 @@ from statistics import median
 import psutil
 import uvloop
 
-from loadtests.bench import photo
 from loadtests.chaos.finding import Finding
 from loadtests.client import LOST, Answer, Client, post
+from loadtests.pictures import photo
 from loadtests.running import RunningService, wait_until
 from service.supervisor import STEADY_SECONDS, STUCK_SECONDS
 

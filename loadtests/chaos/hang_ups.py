@@ -11,9 +11,9 @@ from pathlib import Path
 import psutil
 import uvloop
 
-from loadtests.bench import photo
 from loadtests.chaos.finding import Finding
 from loadtests.client import Client, post
+from loadtests.pictures import photo
 from loadtests.running import RunningService, wait_until
 
 AT_ONCE = 100

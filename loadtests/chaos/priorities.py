@@ -12,9 +12,10 @@ from statistics import median
 
 import uvloop
 
-from loadtests.bench import compiled, imagenet_sized, photo
+from loadtests.bench import compiled, imagenet_sized
 from loadtests.chaos.finding import Finding
 from loadtests.client import Answer, Client, hurry, percentile, poisson, post
+from loadtests.pictures import photo
 from loadtests.running import RunningService
 
 BULK_CONNECTIONS = 64

@@ -14,9 +14,9 @@ from statistics import linear_regression
 import psutil
 import uvloop
 
-from loadtests.bench import photo
 from loadtests.chaos.finding import Finding
 from loadtests.client import Client, post
+from loadtests.pictures import photo
 from loadtests.running import RunningService
 
 CONNECTIONS = 8
