@@ -10,12 +10,11 @@ from typing import Annotated
 
 from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Field
-from pydantic_core import from_json
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect
 
-from service import problems
+from service import json_text, problems
 from service.problems import Problem, shortened
 
 RAW_TYPES = ("image/jpeg", "image/png", "image/webp", "application/octet-stream")
@@ -23,6 +22,7 @@ MULTIPART_TYPE = "multipart/form-data"
 JSON_TYPE = "application/json"
 IMAGE_PART = "image"
 MAX_PARTS = 1024  # of a form: as many images as any setting allows
+MAX_LISTS = 100  # of JSON, which needs one
 # Its parser warns of every broken form, which the answer says already: nobody may fill the log that way.
 logging.getLogger("python_multipart").setLevel(logging.ERROR)
 ACCEPTED = ", ".join((*RAW_TYPES, MULTIPART_TYPE, JSON_TYPE))
@@ -102,7 +102,7 @@ def pictures(content_type: str, body: bytes, max_images: int) -> list[bytes | Pr
 def _json_images(body: bytes, max_images: int) -> list[bytes | Problem]:
     # By hand: pydantic would describe each of a million wrong elements.
     try:
-        found = from_json(body)
+        found = json_text.read(body, MAX_LISTS)
     except ValueError as error:
         raise _not_json_images(str(error)) from error
     if not isinstance(found, dict) or "images" not in found:

@@ -77,3 +77,11 @@ def test_broken_forms_do_not_fill_the_log(caplog: pytest.LogCaptureFixture):
         pictures(BOUNDARY, b"nonsense", 8)
 
     assert caplog.records == []
+
+
+@pytest.mark.parametrize("element", [b"[]", b"{}", b'{"a":1}'])
+def test_a_million_small_things_are_refused_unread(element: bytes):
+    with pytest.raises(Problem, match="more than") as refusal:
+        pictures("application/json", b'{"images":[' + b",".join([element] * 1_000_000) + b"]}", 8)
+
+    assert refusal.value.status == 400
