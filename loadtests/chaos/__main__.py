@@ -18,7 +18,7 @@ from models.config import BUNDLED_MODEL
 from service import __version__
 from service.settings import available_cores
 
-SCENARIOS = ["overload", "priorities", "hang_ups", "shutdown", "crashes", "agreement", "inputs", "soak"]
+SCENARIOS = ["overload", "priorities", "hang_ups", "shutdown", "crashes", "agreement", "inputs", "fuzz", "soak"]
 HEAD = """# Reliability
 
 Written by `make chaos` on {date}: coordserve {version}, Python {python}, torch {torch}, {cores} cores, on which
