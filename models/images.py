@@ -8,7 +8,7 @@ from contextlib import nullcontext
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
-from PIL import Image, WebPImagePlugin  # noqa: F401 (registers itself)
+from PIL import Image, UnidentifiedImageError, WebPImagePlugin  # noqa: F401 (registers itself)
 
 from models import image_parts, orientation
 from models.config import Preprocessing
@@ -82,9 +82,12 @@ class Picture:
             with _large if large else nullcontext():
                 image = self._decode_jpeg(shorter) if self.format == "JPEG" else None
                 return orientation.upright(image or self._decode_any(shorter), self._orientation)
+        except UnidentifiedImageError as error:  # its message is the address of the file in memory
+            raise MalformedImage(f"broken {self.format} image: its header cannot be read") from error
         # Broken files make the decoders raise nearly anything (OSError, SyntaxError, struct.error, …).
         except Exception as error:
-            raise MalformedImage(f"broken {self.format} image: {error}") from error
+            reason = str(error) or "its parts do not fit together"  # a failed assertion says nothing
+            raise MalformedImage(f"broken {self.format} image: {reason}") from error
 
     def _decode_jpeg(self, shorter: int) -> Image.Image | None:
         """libjpeg-turbo without Pillow's overhead; None where Pillow knows better (CMYK, benign errors)."""

@@ -20,7 +20,7 @@ from models.config import BUNDLED_MODEL
 from service import __version__
 from service.settings import available_cores
 
-SCENARIOS = ["overload", "priorities", "hang_ups", "shutdown", "crashes", "agreement", "soak"]
+SCENARIOS = ["overload", "priorities", "hang_ups", "shutdown", "crashes", "agreement", "inputs", "fuzz", "soak"]
 HEAD = """# Reliability
 
 Written by `make chaos`, which runs every scenario in full; a short form of each is in `make test`. The clients run on

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic_core import from_json
 
+from service import json_text
 from service.doorbell import LEAST_URGENCY
 from service.parameters import MAX_TIMEOUT_SECONDS
 from service.problems import Problem, shortened
@@ -34,6 +34,7 @@ LONGEST_NUMBER = 15  # digits of a header; more would be no length, and slow to 
 
 LONGEST = 2**31  # of a shape, so that products of its numbers can be printed
 MOST_IMAGES = 1024  # as any setting allows
+MAX_LISTS = 2_000_000  # nested, each pixel is one; larger pictures are sent flat, binary or encoded
 
 Image = bytes | NDArray[np.uint8]
 """An encoded picture, or RGB pixels uint8 [height, width, 3]"""
@@ -250,9 +251,9 @@ def _flat(data: Any, shape: list[int]) -> list[Any]:
 
 def _json(text: bytes) -> dict[str, Any]:
     try:
-        found = from_json(text)
+        found = json_text.read(text, MAX_LISTS)
     except ValueError as error:
-        raise ProtocolError(f"the request is not JSON: {error}") from error
+        raise ProtocolError(f"the request is not JSON that can be read: {error}") from error
     if not isinstance(found, dict):
         raise ProtocolError("the request is not a JSON object")
     return found

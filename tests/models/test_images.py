@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from loadtests.chaos.crafted import png
 from models.config import Preprocessing
 from models.images import ImageTooLarge, MalformedImage, Picture, UnsupportedImage
 from tests.conftest import encode, noise
@@ -133,6 +134,15 @@ def test_truncated_pictures_are_malformed(image_format: str):
 
     with pytest.raises(MalformedImage, match="broken"):
         Picture(data[: len(data) // 2]).pixels(PLAIN)
+
+
+def test_a_broken_picture_says_why_and_no_address_of_memory():
+    without_palette = png(9, 9, bytes(90), colour=3)
+
+    for data in (png_header(0, 9), png_header(9, 9), without_palette):
+        with pytest.raises(MalformedImage, match=r"broken PNG image: \w+") as refusal:
+            Picture(data).pixels(PLAIN)
+        assert " at 0x" not in str(refusal.value)
 
 
 @pytest.mark.parametrize("data", [b"", b"hello", b"GIF89a" + bytes(50), b"RIFF0000AVI ", b"<svg/>"])

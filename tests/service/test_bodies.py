@@ -51,6 +51,7 @@ def test_one_bad_base64_is_a_problem_in_its_place():
         ("text/plain", b"x", 415, "--data-binary"),
         ("application/x-www-form-urlencoded", b"x", 415, "image/jpeg"),
         ("multipart/form-data", b"x", 400, "boundary"),
+        (f"multipart/form-data; boundary={'b' * 300}", b"x", 400, "300 exceeds"),
         (BOUNDARY, b"", 400, "closing boundary"),
         (BOUNDARY, b"nonsense", 400, "broken"),
         (BOUNDARY, form(("image", b"x"))[:-8], 400, "closing boundary"),
@@ -69,3 +70,18 @@ def test_bodies_that_cannot_be_read_say_why(content_type: str, body: bytes, stat
         pictures(content_type, body, 8)
 
     assert refusal.value.status == status
+
+
+def test_broken_forms_do_not_fill_the_log(caplog: pytest.LogCaptureFixture):
+    with pytest.raises(Problem, match="broken"):
+        pictures(BOUNDARY, b"nonsense", 8)
+
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize("element", [b"[]", b"{}", b'{"a":1}'])
+def test_a_million_small_things_are_refused_unread(element: bytes):
+    with pytest.raises(Problem, match="more than") as refusal:
+        pictures("application/json", b'{"images":[' + b",".join([element] * 1_000_000) + b"]}", 8)
+
+    assert refusal.value.status == 400
