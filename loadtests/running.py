@@ -8,7 +8,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,18 +29,21 @@ def wait_until(condition: Callable[[], Any], seconds: float, what: str) -> Any:
 class RunningService:
     """`coordserve serve` on a free loopback port, as a context manager that stops it with SIGTERM."""
 
-    def __init__(self, *, environment: dict[str, str] | None = None, **settings: Any) -> None:
+    def __init__(
+        self, *, environment: dict[str, str] | None = None, sandbox: Sequence[str] = (), **settings: Any
+    ) -> None:
         """Settings by their names; True and False for switches; port 0 and no grace unless named."""
-        settings = {"port": 0, "shutdown_grace": 0, **settings}
-        flags = ["--log-format", "json"]
+        settings = {"port": 0, "shutdown_grace": 0, "log_format": "json", **settings}
+        flags = []
         for name, value in settings.items():
             flag = name.replace("_", "-")
             flags += (
                 [f"--{flag}" if value else f"--no-{flag}"] if isinstance(value, bool) else [f"--{flag}", str(value)]
             )
-        self.command = [str(Path(sys.executable).with_name("coordserve")), "serve", *flags]
+        self.command = [*sandbox, str(Path(sys.executable).with_name("coordserve")), "serve", *flags]
         self._environment = environment
         self.log: list[dict[str, Any]] = []
+        self.raw_log: list[str] = []
 
     def __enter__(self) -> "RunningService":
         self.started = time.monotonic()
@@ -110,6 +113,7 @@ class RunningService:
     def _read(self) -> None:
         assert self.process.stderr
         for line in self.process.stderr:
+            self.raw_log.append(line.rstrip("\n"))
             try:
                 self.log.append(json.loads(line))
             except json.JSONDecodeError:
