@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import mean
+from statistics import median
 from typing import Any
 
 import psutil
@@ -28,6 +28,7 @@ from loadtests.running import RunningService
 
 CONNECTIONS = 8
 HANGS = 10.0  # seconds
+SLOW = 5.0  # the largest pictures take half a second, one at a time, and each connection may send one
 MIB = 2**20
 # Pictures decoded at once leave the allocator room to keep; what leaks would come on top with every picture.
 GROWTH_MIB = 32.0
@@ -58,7 +59,7 @@ def run(long: bool, cache: Path) -> list[Finding]:
         survived = {one.pid for one in service.children("service.worker")} == {one.pid for one in workers}
         errors = [line for line in service.log if line["level"] not in ("info", "debug")]
     third = len(pictures.memory) // 3
-    grown = (mean(pictures.memory[-third:]) - mean(pictures.memory[:third])) / len(workers) / MIB
+    grown = (median(pictures.memory[-third:]) - median(pictures.memory[:third])) / len(workers) / MIB
     return [
         *_answered(f"{count:,} hostile pictures", pictures),
         *_answered("bodies of JSON that are deep, long or wrong", texts),
@@ -89,7 +90,13 @@ def _answered(what: str, seen: Seen) -> list[Finding]:
             all(set(found) <= DOCUMENTED[door] for door, found in counts.items()),
         ),
         Finding(f"{what}: without an answer after {HANGS:g} s", "0", str(seen.hung), seen.hung == 0),
-        Finding(f"{what}: the slowest answer", "less than 3 s", f"{seen.slowest:.2f} s", seen.slowest < 3, timed=True),
+        Finding(
+            f"{what}: the slowest answer",
+            f"less than {SLOW:g} s",
+            f"{seen.slowest:.2f} s",
+            seen.slowest < SLOW,
+            timed=True,
+        ),
     ]
 
 
