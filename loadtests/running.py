@@ -1,6 +1,8 @@
 """Starts the real service as a user would, and stops it; for tests and benchmarks."""
 
 import json
+import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+
+
+READY = re.compile(r"ready after .* on http://\S+:(\d+)")
 
 
 def wait_until(condition: Callable[[], Any], seconds: float, what: str) -> Any:
@@ -65,7 +70,13 @@ class RunningService:
 
     @property
     def port(self) -> int:
-        return next((line["port"] for line in list(self.log) if line.get("event") == "ready"), 0)
+        found = (READY.search(line) for line in list(self.raw_log))
+        return next((int(match[1]) for match in found if match), 0)
+
+    @property
+    def pid(self) -> int:
+        """Of the supervisor, which a sandbox may have started as its child."""
+        return next((line["pid"] for line in list(self.log) if line.get("event") == "ready"), self.process.pid)
 
     @property
     def url(self) -> str:
@@ -73,7 +84,7 @@ class RunningService:
 
     def stop(self, seconds: float = 60) -> int:
         """SIGTERM, then the exit code."""
-        self.process.send_signal(signal.SIGTERM)
+        os.kill(self.pid, signal.SIGTERM)
         try:
             self.process.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -99,7 +110,7 @@ class RunningService:
     def children(self, module: str) -> list[psutil.Process]:
         """The processes of the service that run `module`, such as service.worker."""
         found = []
-        for process in psutil.Process(self.process.pid).children():
+        for process in psutil.Process(self.pid).children():
             try:
                 if module in process.cmdline() and process.status() != psutil.STATUS_ZOMBIE:
                     found.append(process)

@@ -11,7 +11,7 @@ import uvicorn
 import uvloop
 
 from models.config import read_config
-from service import control, logs, metrics, process
+from service import allocator, control, logs, metrics, process
 from service.app import create_app
 from service.arena import Arena
 from service.connection import KEEP_ALIVE_SECONDS, Connection
@@ -84,6 +84,7 @@ async def serve(channel: socket.socket, start: Message) -> None:
 
 
 def main() -> int:
+    allocator.use_one_arena()
     channel = process.channel_of_child()
     start = control.receive(channel)
     if start is None:

@@ -44,7 +44,9 @@ def _fuzzed(target: str, long: bool) -> Finding:
         command = [sys.executable, "-m", "loadtests.chaos.fuzz", target, *options, folder]
         done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS * 4)
     counted = re.search(r"Done (\d+) runs", done.stderr)
-    measured = f"{int(counted[1]):,} inputs, nothing else" if counted else done.stderr[-500:].replace("\n", " ")
+    # The exception, and the input in base64.
+    told = " ".join((done.stdout[-400:] + done.stderr[-400:]).split()).replace("|", "\\|")
+    measured = f"{int(counted[1]):,} inputs, nothing else" if counted else told
     return Finding(
         f"{target}: what comes out of it",
         "problems, and what fits its contract",
@@ -162,6 +164,7 @@ def _forms() -> list[bytes]:
 
 def _typed_bodies() -> list[bytes]:
     forms = [kind + form for form in _forms() for kind in (b"multipart/form-data; boundary=b\n", b"image/png; q=1\n")]
+    forms.append(b"multipart/form-data; boundary=" + b"b" * 300 + b"\n" + _forms()[0])  # longer than its parser takes
     return [*forms, b"multipart/form-data; boundary*=utf-8''b; charset=\"x\"\n" + _forms()[0]]
 
 

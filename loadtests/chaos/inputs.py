@@ -14,7 +14,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
 import psutil
@@ -28,9 +27,10 @@ from loadtests.running import RunningService
 
 CONNECTIONS = 8
 HANGS = 10.0  # seconds
+SLOW = 5.0  # the largest pictures take half a second, one at a time, and each connection may send one
 MIB = 2**20
-# Pictures decoded at once leave the allocator room to keep; what leaks would come on top with every picture.
-GROWTH_MIB = 32.0
+# Large pictures leave the allocator room to keep, once; what leaks would come on top with every picture.
+GROWTH_MIB = 48.0
 DOCUMENTED = {"/v1": {200, 400, 413, 415, 422}, "/v2": {200, 400}}
 SAME_SCORE = 1e-3
 PREDICT, INFER = "/v1/predict", "/v2/models/digits/infer"
@@ -43,8 +43,8 @@ class Seen:
     statuses: dict[str, Counter[int]] = field(default_factory=lambda: {door: Counter() for door in DOCUMENTED})
     hung: int = 0
     slowest: float = 0.0
-    memory: list[int] = field(default_factory=list)
-    """resident bytes of all workers, now and then"""
+    memory: list[list[int]] = field(default_factory=list)
+    """resident bytes of each worker, now and then; the least of a while is what it keeps"""
 
 
 def run(long: bool, cache: Path) -> list[Finding]:
@@ -58,17 +58,20 @@ def run(long: bool, cache: Path) -> list[Finding]:
         survived = {one.pid for one in service.children("service.worker")} == {one.pid for one in workers}
         errors = [line for line in service.log if line["level"] not in ("info", "debug")]
     third = len(pictures.memory) // 3
-    grown = (mean(pictures.memory[-third:]) - mean(pictures.memory[:third])) / len(workers) / MIB
+    first, last = pictures.memory[:third], pictures.memory[-third:]
+    grown = max(
+        min(now) - min(then) for then, now in zip(zip(*first, strict=True), zip(*last, strict=True), strict=True)
+    )
     return [
         *_answered(f"{count:,} hostile pictures", pictures),
         *_answered("bodies of JSON that are deep, long or wrong", texts),
         Finding("workers that died", "none", "none" if survived else "some", survived),
         Finding("warnings and errors in the log", "0", str(len(errors)), not errors),
         Finding(
-            "a worker's memory, from the first third of the pictures to the last",
+            "what a worker keeps of memory, from the first third of the pictures to the last",
             f"less than {GROWTH_MIB:g} MiB more",
-            f"{grown:+.1f} MiB",
-            grown < GROWTH_MIB,
+            f"{grown / MIB:+.1f} MiB",
+            grown < GROWTH_MIB * MIB,
             timed=not long,  # so few pictures are what is allocated once
         ),
         company,
@@ -89,7 +92,13 @@ def _answered(what: str, seen: Seen) -> list[Finding]:
             all(set(found) <= DOCUMENTED[door] for door, found in counts.items()),
         ),
         Finding(f"{what}: without an answer after {HANGS:g} s", "0", str(seen.hung), seen.hung == 0),
-        Finding(f"{what}: the slowest answer", "less than 3 s", f"{seen.slowest:.2f} s", seen.slowest < 3, timed=True),
+        Finding(
+            f"{what}: the slowest answer",
+            f"less than {SLOW:g} s",
+            f"{seen.slowest:.2f} s",
+            seen.slowest < SLOW,
+            timed=True,
+        ),
     ]
 
 
@@ -111,8 +120,8 @@ async def _load(port: int, requests: Iterable[tuple[str, bytes]], workers: list[
 
     async def watch() -> None:
         while not done:
-            seen.memory.append(sum(worker.memory_info().rss for worker in workers))
-            await asyncio.sleep(0.1)
+            seen.memory.append([worker.memory_info().rss for worker in workers])
+            await asyncio.sleep(0.05)
 
     watching = asyncio.create_task(watch())
     await asyncio.gather(*(ask() for _ in range(CONNECTIONS)))
