@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-deploy test-image test-cluster rules lint format bench chaos clean
+.PHONY: help serve test test-deploy test-image test-cluster rules lint audit format bench chaos clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -32,6 +32,11 @@ lint: $(VENV)/.installed-dev ## Check style and types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+audit: $(VENV)/.installed-dev ## Look for weak code, known holes (needs the network) and licences that bind
+	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml service models
+	$(BIN)/pip-audit --progress-spinner off || echo "pip-audit found something, or no database: see above" >&2
+	$(BIN)/python -m tests.licences
 
 format: $(VENV)/.installed-dev ## Format the code
 	$(BIN)/ruff check --fix

@@ -16,7 +16,6 @@ from typing import Any
 
 import psutil
 
-
 READY = re.compile(r"ready after .* on http://\S+:(\d+)")
 
 

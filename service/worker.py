@@ -49,6 +49,7 @@ async def serve(channel: socket.socket, start: Message) -> None:
             log_level=logging.WARNING,
             access_log=False,
             server_header=False,
+            headers=[("X-Content-Type-Options", "nosniff")],
             proxy_headers=False,
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
         )
