@@ -50,7 +50,7 @@ class Network(_Strict):
 class Preprocessing(_Strict):
     """From a decoded picture to what the network sees, in timm's words."""
 
-    input_size: int = Field(ge=8, le=4096, description="edge of the square that the network sees, pixels")
+    input_size: int = Field(ge=16, le=4096, description="edge of the square that the network sees, pixels")
     resize_size: int = Field(ge=8, le=4096, description="length the shorter side is resized to before the centre crop")
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     mean: Channels

@@ -183,18 +183,17 @@ def create_app(
             response = _response(request, problems.internal_error())
         await response(scope, receive, send)
 
-    observed: ASGIApp = Observe(straight, counters, status, settings.access_log)
-    if spans:
-        observed = spans.around(observed)
-    if not settings.cors_origins:
-        return observed
-    return CORSMiddleware(
-        observed,
-        allow_origins=[origin.strip() for origin in settings.cors_origins.split(",")],
-        allow_methods=["GET", "POST"],
-        allow_headers=["*"],
-        expose_headers=["X-Request-ID", "Retry-After", HEADER],
-    )
+    inner: ASGIApp = straight
+    if settings.cors_origins:
+        inner = CORSMiddleware(
+            straight,
+            allow_origins=[origin.strip() for origin in settings.cors_origins.split(",")],
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=["X-Request-ID", "Retry-After", HEADER],
+        )
+    observed = Observe(inner, counters, status, settings.access_log)
+    return spans.around(observed) if spans else observed
 
 
 def _response(request: Request, problem: Problem) -> Response:

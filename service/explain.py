@@ -33,9 +33,12 @@ def question(request: Request, config: ModelConfig) -> Question:
 def asked(name: str | None, target: str | None, config: ModelConfig) -> Question:
     """The question in words; what is left out is as usual. Raises Problem 422."""
     usual, _ = usual_question(config)
-    name = usual.name.lower() if name is None else name
+    if name is None:
+        name = (Method.GRADCAM if target is not None else usual).name.lower()
     if name not in METHODS:
         raise problems.out_of_range(f"method is {name!r}; it must be one of {', '.join(METHODS)}")
+    if METHODS[name] is Method.COORDATT and target is not None:
+        raise problems.out_of_range("maps of coordatt are the same for every class; leave out target, or method")
     if METHODS[name] is Method.COORDATT and usual is Method.GRADCAM:
         raise problems.out_of_range(f"{config.network.name} has no Coordinate Attention; ask for method=gradcam")
     return METHODS[name], _target(target, config.labels)

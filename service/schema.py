@@ -253,13 +253,14 @@ EXPLAIN: dict[str, Any] = {
             {
                 "name": "method",
                 "in": "query",
-                "description": "the gates of Coordinate Attention (the default, where the network has it), or Grad-CAM",
+                "description": "coordatt: the gates of Coordinate Attention, the default where the network has it and there is "
+                "no target; or Grad-CAM",
                 "schema": {"type": "string", "enum": ["coordatt", "gradcam"]},
             },
             {
                 "name": "target",
                 "in": "query",
-                "description": "label or index of the class that Grad-CAM explains; the best one if left out",
+                "description": "label or index of the class to explain, by Grad-CAM; the best one if left out",
                 "schema": {"type": "string", "minLength": 1, "examples": ["0"]},
             },
             *SERVING_HEADERS,

@@ -120,6 +120,7 @@ def test_pages_of_the_origin_may_ask_and_others_may_not(client: httpx.Client):
     preflight = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "x-api-key"}
 
     allowed = client.options("/v1/predict", headers={"Origin": ORIGIN, **preflight})
+    assert allowed.headers["x-request-id"]
     refused = client.options("/v1/predict", headers={"Origin": "https://other.example", **preflight})
     answer = predict(client, Origin=ORIGIN, X_API_Key="shop-key")
 

@@ -73,6 +73,13 @@ def test_the_map_follows_the_object(client: httpx.Client, left: int, top: int):
     assert (row < 16, column < 16) == (top < 48, left < 48)
 
 
+def test_a_target_asks_for_grad_cam(client: httpx.Client):
+    (alone,) = explain(client, "?target=three").json()["explanations"]
+    (named,) = explain(client, "?method=gradcam&target=three").json()["explanations"]
+
+    assert alone["map"] == named["map"]
+
+
 @pytest.mark.parametrize("target", ["three", "3"])
 def test_grad_cam_of_a_class_by_label_or_index(client: httpx.Client, target: str):
     one, other = (
@@ -111,6 +118,7 @@ def test_several_images_each_have_their_own_and_a_bad_one_fails_alone(client: ht
     [
         ("?method=saliency", "one of coordatt, gradcam"),
         ("?target=eleven", "a label, or an index from 0 to 9"),
+        ("?method=coordatt&target=2", "the same for every class"),
         ("?target=10", "a label, or an index from 0 to 9"),
         ("?target=-1", "a label, or an index from 0 to 9"),
     ],

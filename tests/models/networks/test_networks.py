@@ -95,7 +95,7 @@ def test_gates_follow_rows_and_columns():
 
 
 def test_classifier_normalises_as_its_configuration_says():
-    preprocessing = Preprocessing(input_size=8, resize_size=8, mean=(0.5, 0.25, 0.0), std=(0.5, 0.25, 1.0))
+    preprocessing = Preprocessing(input_size=16, resize_size=16, mean=(0.5, 0.25, 0.0), std=(0.5, 0.25, 1.0))
     seen = []
 
     class Recorder(torch.nn.Module):
