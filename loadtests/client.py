@@ -9,7 +9,7 @@ import math
 import os
 import random
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from statistics import quantiles
 
@@ -52,13 +52,18 @@ def percentile(values: Iterable[float], percent: int) -> float:
     return quantiles(ordered, n=100, method="inclusive")[percent - 1]
 
 
-def hurry() -> None:
+@contextlib.contextmanager
+def hurry() -> Iterator[None]:
     """Let this process run before those that it loads, where it may, so that it measures them and not itself.
 
-    Call it once they have been started: they would inherit it.
+    Those must have been started before: they would inherit it.
     """
+    usual = os.getpriority(os.PRIO_PROCESS, 0)
     with contextlib.suppress(PermissionError):
         os.setpriority(os.PRIO_PROCESS, 0, HURRY)
+    yield
+    with contextlib.suppress(PermissionError):
+        os.setpriority(os.PRIO_PROCESS, 0, usual)
 
 
 class Client:

@@ -253,8 +253,8 @@ EXPLAIN: dict[str, Any] = {
             {
                 "name": "method",
                 "in": "query",
-                "description": "the gates of Coordinate Attention (the default where the network has it, without a target), "
-                "or Grad-CAM",
+                "description": "the gates of Coordinate Attention (the default where the network has it and nothing is "
+                "targeted), or Grad-CAM",
                 "schema": {"type": "string", "enum": ["coordatt", "gradcam"]},
             },
             {

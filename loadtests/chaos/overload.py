@@ -42,8 +42,8 @@ def _overload(name: str, seconds: float, cache: Path, **settings: object) -> lis
         service.wait_compiled()
         card = service.card()
         batch_seconds = card["batch_cap"] / card["images_per_second"][str(card["batch_cap"])]
-        hurry()
-        capacity, answers, probes = uvloop.run(_drive(service, request, seconds))
+        with hurry():
+            capacity, answers, probes = uvloop.run(_drive(service, request, seconds))
     accepted = [answer for answer in answers if answer.status == 200]
     refused = [answer for answer in answers if answer.status in (429, 503)]
     best = {answer.body.split(b'"index":')[1].split(b",")[0] for answer in accepted}

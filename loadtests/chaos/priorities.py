@@ -44,7 +44,6 @@ def _beside(name: str, seconds: float, turns: int, cache: Path, **settings: obje
     bulk_rates: list[float] = []
     with RunningService(workers=2, cache_dir=cache, **settings) as service:
         service.wait_compiled()
-        hurry()
 
         async def turn() -> None:
             client, other = Client("127.0.0.1", service.port), Client("127.0.0.1", service.port)
@@ -58,8 +57,9 @@ def _beside(name: str, seconds: float, turns: int, cache: Path, **settings: obje
             done = await bulky
             bulk_rates.append(sum(one.status == 200 for one in done) / (time.monotonic() - started + 0.5))
 
-        for _ in range(turns):
-            uvloop.run(turn())
+        with hurry():
+            for _ in range(turns):
+                uvloop.run(turn())
     statuses = {answer.status for answers in (*alone, *beside) for answer in answers}
     p99 = [[percentile((answer.seconds for answer in answers), 99) for answers in kind] for kind in (alone, beside)]
     ratio = median(loaded / unloaded for unloaded, loaded in zip(*p99, strict=True))
