@@ -1,8 +1,6 @@
 """Starts the real service as a user would, and stops it; for tests and benchmarks."""
 
 import json
-import os
-import re
 import signal
 import subprocess
 import sys
@@ -10,13 +8,11 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import psutil
-
-READY = re.compile(r"ready after .* on http://\S+:(\d+)")
 
 
 def wait_until(condition: Callable[[], Any], seconds: float, what: str) -> Any:
@@ -33,21 +29,18 @@ def wait_until(condition: Callable[[], Any], seconds: float, what: str) -> Any:
 class RunningService:
     """`coordserve serve` on a free loopback port, as a context manager that stops it with SIGTERM."""
 
-    def __init__(
-        self, *, environment: dict[str, str] | None = None, sandbox: Sequence[str] = (), **settings: Any
-    ) -> None:
+    def __init__(self, *, environment: dict[str, str] | None = None, **settings: Any) -> None:
         """Settings by their names; True and False for switches; port 0 and no grace unless named."""
-        settings = {"port": 0, "shutdown_grace": 0, "log_format": "json", **settings}
-        flags = []
+        settings = {"port": 0, "shutdown_grace": 0, **settings}
+        flags = ["--log-format", "json"]
         for name, value in settings.items():
             flag = name.replace("_", "-")
             flags += (
                 [f"--{flag}" if value else f"--no-{flag}"] if isinstance(value, bool) else [f"--{flag}", str(value)]
             )
-        self.command = [*sandbox, str(Path(sys.executable).with_name("coordserve")), "serve", *flags]
+        self.command = [str(Path(sys.executable).with_name("coordserve")), "serve", *flags]
         self._environment = environment
         self.log: list[dict[str, Any]] = []
-        self.raw_log: list[str] = []
 
     def __enter__(self) -> "RunningService":
         self.started = time.monotonic()
@@ -69,13 +62,7 @@ class RunningService:
 
     @property
     def port(self) -> int:
-        found = (READY.search(line) for line in list(self.raw_log))
-        return next((int(match[1]) for match in found if match), 0)
-
-    @property
-    def pid(self) -> int:
-        """Of the supervisor, which a sandbox may have started as its child."""
-        return next((line["pid"] for line in list(self.log) if line.get("event") == "ready"), self.process.pid)
+        return next((line["port"] for line in list(self.log) if line.get("event") == "ready"), 0)
 
     @property
     def url(self) -> str:
@@ -83,7 +70,7 @@ class RunningService:
 
     def stop(self, seconds: float = 60) -> int:
         """SIGTERM, then the exit code."""
-        os.kill(self.pid, signal.SIGTERM)
+        self.process.send_signal(signal.SIGTERM)
         try:
             self.process.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -109,7 +96,7 @@ class RunningService:
     def children(self, module: str) -> list[psutil.Process]:
         """The processes of the service that run `module`, such as service.worker."""
         found = []
-        for process in psutil.Process(self.pid).children():
+        for process in psutil.Process(self.process.pid).children():
             try:
                 if module in process.cmdline() and process.status() != psutil.STATUS_ZOMBIE:
                     found.append(process)
@@ -123,7 +110,6 @@ class RunningService:
     def _read(self) -> None:
         assert self.process.stderr
         for line in self.process.stderr:
-            self.raw_log.append(line.rstrip("\n"))
             try:
                 self.log.append(json.loads(line))
             except json.JSONDecodeError:

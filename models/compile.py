@@ -1,7 +1,7 @@
 """Compiled packages: torch.export and AOTInductor, a cache on disk, and the check before one may serve.
 
-A package is code. It is loaded only from a cache directory that nobody else can write, under a key that
-names everything it depends on, and it serves only if it agrees with the eager float32 network.
+A package is code. It is loaded only from files and folders that nobody else can write, under a key that names
+everything it depends on, and it serves only if it agrees with the eager float32 network.
 """
 
 import hashlib
@@ -16,11 +16,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import load as safetensors_load
+from safetensors.torch import save_file
 from torch import Tensor
 from torch._C._aoti import AOTIModelPackageLoader
 
 from models import directory as model_directory
+from models import private
 from models.config import CONFIG_FILE
 from models.inference import Classifier, check_images, for_inference
 
@@ -38,6 +41,8 @@ ABANDONED_SECONDS = 3600.0  # far beyond what compiling takes
 MAX_BATCH = 1024
 # Splitting less work than this over cores costs more in synchronisation than it saves.
 SINGLE_THREAD_MULTIPLY_ADDS = 20_000_000
+
+_OURS = f"chown the cache to user {os.getuid()} and chmod it go-w, or name another --cache-dir"
 
 # What the arithmetic depends on: a change of these files must not find an older package.
 SOURCES = (Path(__file__).with_name("inference.py"), *sorted((Path(__file__).parent / "networks").glob("*.py")))
@@ -120,6 +125,8 @@ def compile_package(cache: Path, directory: Path, target: Target) -> Path:
             "seconds": round(time.monotonic() - started, 1),
         }
         (unfinished / ENTRY_FILE).write_text(json.dumps(entry, indent=2) + "\n")
+        for file in unfinished.iterdir():  # a umask may have opened them to the group
+            file.chmod(0o600)
         load_package(unfinished, target)
         unfinished.rename(path)
     except OSError:
@@ -134,9 +141,11 @@ def _begin(cache: Path) -> Path:
     """A new unfinished directory in the cache, which is made where it is missing. Raises PackageRefused."""
     try:
         cache.mkdir(parents=True, exist_ok=True, mode=0o700)
-        _refuse_foreign(cache)
-        remove_abandoned(cache)
-        return Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=cache))
+        with private.Folder(cache):
+            remove_abandoned(cache)
+            return Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=cache))
+    except private.NotPrivate as error:
+        raise PackageRefused(f"{error}, and compiled packages are code; {_OURS}") from error
     except OSError as error:
         raise PackageRefused(f"cannot write to {cache}: {error.strerror}; name another --cache-dir") from error
 
@@ -151,22 +160,29 @@ def remove_abandoned(cache: Path) -> None:
 def load_package(path: Path, target: Target) -> Run:
     """The package as a function of images uint8 [N, S, S, 3] on the target's device to float32 scores.
 
-    Raises PackageRefused if the directory is not ours alone, the file is not the one that was
+    Raises PackageRefused if anything of it is not ours alone, the file is not the one that was
     written, or its scores disagree with those of the eager float32 network.
     """
-    _refuse_foreign(path.parent)
-    entry = json.loads((path / ENTRY_FILE).read_text())
-    if _digest(path / PACKAGE_FILE) != entry["sha256"]:
-        raise PackageRefused(f"{path / PACKAGE_FILE} is not the file that was compiled; remove {path}")
-    torch.set_num_threads(target.threads)
-    # What torch._inductor.aoti_load_package wraps; the wrapper imports all of Inductor first, for 1.5 to 2.7 s.
-    loader = AOTIModelPackageLoader(str(path / PACKAGE_FILE), "model", False, 1, -1)
+    try:
+        with private.Folder(path.parent) as cache, cache.folder(path.name) as package:
+            check = safetensors_load(package.read(CHECK_FILE))
+            images, scores = check["images"], check["scores"]
+            with package.file(PACKAGE_FILE) as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != json.loads(package.read(ENTRY_FILE))["sha256"]:
+                    raise PackageRefused(f"{path / PACKAGE_FILE} is not the file that was compiled; remove {path}")
+                torch.set_num_threads(target.threads)
+                # What torch._inductor.aoti_load_package wraps; the wrapper imports all of Inductor first, for 1.5 to
+                # 2.7 s. By its descriptor, the file is the one that was digested, whatever has its name by now.
+                loader = AOTIModelPackageLoader(f"/proc/self/fd/{file.fileno()}", "model", False, 1, -1)
+    except private.NotPrivate as error:
+        raise PackageRefused(f"{error}, and compiled packages are code; {_OURS}") from error
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:  # half of it, or not ours
+        raise PackageRefused(f"{path} cannot be read ({type(error).__name__}: {error}); remove it") from error
 
     def run(images: Tensor) -> Tensor:
         return loader.boxed_run([images])[0]
 
-    check = load_file(path / CHECK_FILE)
-    refuse_disagreement(run, check["images"].to(target.device), check["scores"], target.dtype)
+    refuse_disagreement(run, images.to(target.device), scores, target.dtype)
     return run
 
 
@@ -201,15 +217,6 @@ def _export(classifier: Classifier, images: Tensor, path: Path) -> None:
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _refuse_foreign(cache: Path) -> None:
-    status = cache.stat()
-    if status.st_uid != os.getuid() or status.st_mode & 0o022:
-        raise PackageRefused(
-            f"{cache} can be written by others, and compiled packages are code; chown it to user {os.getuid()} "
-            "and chmod it 700, or name another --cache-dir"
-        )
 
 
 def _hardware(device: str) -> str:

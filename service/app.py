@@ -54,6 +54,7 @@ def create_app(
     """The application of one worker."""
     app = FastAPIOffline(
         redoc_url=None,
+        redirect_slashes=False,  # it would redirect to whatever host the client named
         title="coordserve",
         version=__version__,
         summary="Image classification with Coordinate Attention networks.",

@@ -110,6 +110,7 @@ class Connection(HttpToolsProtocol):
                 f"HTTP/1.1 {problem.status} {HTTPStatus(problem.status).phrase}",
                 f"content-type: {problems.MEDIA_TYPE}",
                 f"content-length: {len(body)}",
+                "x-content-type-options: nosniff",
                 "connection: close",
             ]
             self.transport.write("\r\n".join([*head, "", ""]).encode() + body)

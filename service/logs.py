@@ -1,4 +1,7 @@
-"""Log lines: one on stderr each, for a console or as JSON."""
+"""Log lines: one on stderr each, for a console or as JSON.
+
+Whatever a client sent may stand in them: it can neither begin another line nor steer a terminal.
+"""
 
 import json
 import logging
@@ -7,6 +10,16 @@ import time
 from typing import Any
 
 CONSOLE = "%(asctime)s %(levelname)-7s %(process_role)s: %(message)s"
+
+
+class ConsoleFormatter(logging.Formatter):
+    """For people. A traceback follows its line, indented, so that none of it looks like a line of the log."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return printable(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:
+        return "\n".join(f"    {printable(line)}" for line in super().formatException(ei).split("\n"))
 
 
 class JsonFormatter(logging.Formatter):
@@ -26,6 +39,15 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line)
 
 
+def printable(text: str) -> str:
+    """`text` with everything escaped that Unicode calls no printing character: controls, line and text direction."""
+    if text.isprintable():
+        return text
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
+    )
+
+
 def configure(log_format: str, level: str, role: str) -> None:
     """Send this process's log to stderr; `role` says which process speaks."""
 
@@ -34,6 +56,6 @@ def configure(log_format: str, level: str, role: str) -> None:
         return True
 
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter() if log_format == "json" else logging.Formatter(CONSOLE))
+    handler.setFormatter(JsonFormatter() if log_format == "json" else ConsoleFormatter(CONSOLE))
     handler.addFilter(add_role)
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)

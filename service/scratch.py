@@ -42,7 +42,7 @@ class Scratch:
 
 def _lock(directory: Path) -> int:
     """A descriptor that holds the directory as long as it is open; flock(2). Raises OSError."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)  # anybody may have put it there
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

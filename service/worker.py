@@ -49,8 +49,8 @@ async def serve(channel: socket.socket, start: Message) -> None:
             log_level=logging.WARNING,
             access_log=False,
             server_header=False,
-            headers=[("X-Content-Type-Options", "nosniff")],
             proxy_headers=False,
+            headers=[("X-Content-Type-Options", "nosniff")],  # no answer is a script or a page but those of the page
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
         )
     )

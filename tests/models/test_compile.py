@@ -1,10 +1,12 @@
 """Packages: they agree with eager float32, or they do not serve."""
 
+import hashlib
 import json
 import os
 import shutil
 import time
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from models import directory
 from models.compile import (
     ABANDONED_SECONDS,
     CHECK_FILE,
+    ENTRY_FILE,
     PACKAGE_FILE,
     TOLERANCE,
     UNFINISHED,
@@ -102,6 +105,90 @@ def test_a_cache_that_others_can_write_is_refused(package: Path):
     package.parent.chmod(0o777)
 
     with pytest.raises(PackageRefused, match="can be written by others"):
+        load_package(package, TARGET)
+
+
+@pytest.mark.parametrize("name", [".", PACKAGE_FILE, CHECK_FILE, ENTRY_FILE])
+@pytest.mark.parametrize("mode", [0o770, 0o707])
+def test_a_package_of_which_others_can_write_anything_is_refused(package: Path, name: str, mode: int):
+    (package / name).chmod(mode)
+
+    with pytest.raises(PackageRefused, match="can be written by others"):
+        load_package(package, TARGET)
+
+
+@pytest.mark.parametrize("name", [PACKAGE_FILE, CHECK_FILE, ENTRY_FILE])
+def test_a_package_with_a_file_that_lies_elsewhere_is_refused(package: Path, tmp_path: Path, name: str):
+    (package / name).rename(tmp_path / "elsewhere")
+    (package / name).symlink_to(tmp_path / "elsewhere")
+
+    with pytest.raises(PackageRefused, match="cannot be read"):
+        load_package(package, TARGET)
+
+
+def test_a_package_that_lies_elsewhere_is_refused(package: Path, tmp_path: Path):
+    package.rename(tmp_path / "elsewhere")
+    package.symlink_to(tmp_path / "elsewhere")
+
+    with pytest.raises(PackageRefused, match="cannot be read"):
+        load_package(package, TARGET)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a file away")
+@pytest.mark.parametrize("name", ["..", ".", PACKAGE_FILE])
+def test_a_package_of_another_user_is_refused(package: Path, name: str):
+    os.chown(package / name, 12345, -1)
+
+    with pytest.raises(PackageRefused, match="can be written by others"):
+        load_package(package, TARGET)
+
+
+def test_a_cache_may_be_reached_by_a_symlink(package: Path, tmp_path: Path):
+    (tmp_path / "link").symlink_to(package.parent)
+
+    assert load_package(tmp_path / "link" / package.name, TARGET)
+
+
+def test_what_is_loaded_is_what_was_digested(package: Path, monkeypatch: pytest.MonkeyPatch):
+    """Another file takes the package's name between the two."""
+    digest = hashlib.file_digest
+
+    def swapped_after(file: BinaryIO, name: str) -> object:
+        found = digest(file, name)
+        (package / "other").write_bytes(b"another program")
+        (package / "other").replace(package / PACKAGE_FILE)
+        return found
+
+    monkeypatch.setattr(hashlib, "file_digest", swapped_after)
+
+    run = load_package(package, TARGET)
+
+    assert (package / PACKAGE_FILE).read_bytes() == b"another program"
+    assert run(check_images(32)).shape == (16, 10)
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"sha256": '])
+@pytest.mark.parametrize("name", [CHECK_FILE, ENTRY_FILE])
+def test_a_package_that_was_half_written_is_refused(package: Path, name: str, content: bytes):
+    (package / name).write_bytes(content)
+
+    with pytest.raises(PackageRefused, match="cannot be read"):
+        load_package(package, TARGET)
+
+
+@pytest.mark.parametrize("name", [PACKAGE_FILE, CHECK_FILE, ENTRY_FILE])
+def test_a_package_that_lacks_a_file_is_refused(package: Path, name: str):
+    (package / name).unlink()
+
+    with pytest.raises(PackageRefused, match="cannot be read"):
+        load_package(package, TARGET)
+
+
+def test_a_pipe_in_place_of_a_file_keeps_nobody_waiting(package: Path):
+    (package / ENTRY_FILE).unlink()
+    os.mkfifo(package / ENTRY_FILE, 0o600)
+
+    with pytest.raises(PackageRefused, match="neither a file nor a folder"):
         load_package(package, TARGET)
 
 
