@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-deploy test-image test-cluster rules lint format bench chaos clean
+.PHONY: help serve test test-deploy test-image test-cluster rules lint audit format bench chaos clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -28,10 +28,16 @@ test-cluster: $(VENV)/.installed-test ## Deploy to the cluster of KUBECONFIG, ro
 rules: $(VENV)/.installed ## Make the Prometheus operator's rules of deploy/components/monitoring/rules.yaml
 	$(BIN)/python deploy/components/monitoring/make_prometheusrule.py
 
-lint: $(VENV)/.installed-dev ## Check style and types
+lint: $(VENV)/.installed-dev ## Check style, types and the usual weaknesses
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive service models
+
+audit: $(VENV)/.installed-dev ## Look for weaknesses, vulnerable dependencies (asks the network) and binding licences
+	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive service models
+	$(BIN)/python -m tests.audit.vulnerabilities
+	$(BIN)/python -m tests.audit.licences
 
 format: $(VENV)/.installed-dev ## Format the code
 	$(BIN)/ruff check --fix
