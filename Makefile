@@ -28,15 +28,16 @@ test-cluster: $(VENV)/.installed-test ## Deploy to the cluster of KUBECONFIG, ro
 rules: $(VENV)/.installed ## Make the Prometheus operator's rules of deploy/components/monitoring/rules.yaml
 	$(BIN)/python deploy/components/monitoring/make_prometheusrule.py
 
-lint: $(VENV)/.installed-dev ## Check style and types
+lint: $(VENV)/.installed-dev ## Check style, types and the usual weaknesses
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive service models
 
-audit: $(VENV)/.installed-dev ## Look for weak code, known holes (needs the network) and licences that bind
-	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml service models
-	$(BIN)/pip-audit --progress-spinner off || echo "pip-audit found something, or no database: see above" >&2
-	$(BIN)/python -m tests.licences
+audit: $(VENV)/.installed-dev ## Look for weaknesses, vulnerable dependencies (asks the network) and binding licences
+	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive service models
+	$(BIN)/python -m tests.audit.vulnerabilities
+	$(BIN)/python -m tests.audit.licences
 
 format: $(VENV)/.installed-dev ## Format the code
 	$(BIN)/ruff check --fix

@@ -140,14 +140,26 @@ def compile_package(cache: Path, directory: Path, target: Target) -> Path:
 def _begin(cache: Path) -> Path:
     """A new unfinished directory in the cache, which is made where it is missing. Raises PackageRefused."""
     try:
-        cache.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with private.Folder(cache):
+        with _ours(cache):
             remove_abandoned(cache)
             return Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=cache))
+    except OSError as error:
+        raise _unwritable(cache, error) from error
+
+
+def _unwritable(cache: Path, error: OSError) -> PackageRefused:
+    return PackageRefused(f"cannot write to {cache}: {error.strerror}; name another --cache-dir")
+
+
+def _ours(cache: Path) -> private.Folder:
+    """The cache, made where it is missing. Raises PackageRefused."""
+    try:
+        cache.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return private.Folder(cache)
+    except OSError as error:
+        raise _unwritable(cache, error) from error
     except private.NotPrivate as error:
         raise PackageRefused(f"{error}, and compiled packages are code; {_OURS}") from error
-    except OSError as error:
-        raise PackageRefused(f"cannot write to {cache}: {error.strerror}; name another --cache-dir") from error
 
 
 def remove_abandoned(cache: Path) -> None:
@@ -197,8 +209,14 @@ def refuse_disagreement(run: Run, images: Tensor, scores: Tensor, dtype: str) ->
         )
 
 
-def jit(classifier: Classifier) -> Run:
-    """torch.compile for static batch sizes; each new one compiles for 20 to 60 s when first called."""
+def jit(classifier: Classifier, cache: Path) -> Run:
+    """torch.compile for static batch sizes; each new one compiles for 20 to 60 s when first called, and is cached.
+
+    Raises PackageRefused.
+    """
+    with _ours(cache):
+        # Inductor loads what it finds there; its own choice is a folder under /tmp that anybody may have made.
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache / "inductor"))
     return torch.compile(classifier, fullgraph=True, dynamic=False, options={"freezing": True})
 
 
@@ -210,7 +228,10 @@ def _export(classifier: Classifier, images: Tensor, path: Path) -> None:
         program = torch.export.export(classifier, (images,), dynamic_shapes=({0: batch},))
         # Freezing folds the weights into their final layout: 2x on a CPU.
         torch._inductor.aoti_compile_and_package(
-            program, package_path=str(path), inductor_configs={"freezing": True, "compile_threads": 1}
+            program,
+            package_path=str(path),
+            # Precompiled headers would be taken from a folder under /tmp that anybody may have made.
+            inductor_configs={"freezing": True, "compile_threads": 1, "aot_inductor.precompile_headers": False},
         )
 
 

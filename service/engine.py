@@ -115,7 +115,7 @@ class Engine:
                 return
             if mode == "jit":
                 self._report(ready=False, reason="compiling the network (jit)")
-                self._serve_as(forms.jit(self._settings.model, self._target, self._staging))
+                self._serve_as(forms.jit(self._settings.model, self._target, self._staging, self._settings.cache_dir))
                 return
         except compiler.PackageRefused as error:
             log.error("the compiled network may not serve: %s; serving eagerly", error)

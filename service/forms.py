@@ -91,10 +91,10 @@ def aot(package: Path, target: Target) -> Form:
     return Form("aot", compiler.load_package(package, target), target)
 
 
-def jit(model: Path, target: Target, staging: Images) -> Form:
-    """torch.compile, every batch size compiled and measured (minutes). Raises PackageRefused, ModelDirectoryError.
+def jit(model: Path, target: Target, staging: Images, cache: Path) -> Form:
+    """torch.compile, every batch size compiled and measured (minutes); what was compiled is cached.
 
-    From then on a batch of another size is an error and not a compilation.
+    Raises PackageRefused, ModelDirectoryError. From then on a batch of another size is an error and not a compilation.
     """
     config, network = directory.load(model)
     images = check_images(config.preprocessing.input_size)
@@ -102,7 +102,7 @@ def jit(model: Path, target: Target, staging: Images) -> Form:
         expected = for_inference(network, config)(images)
     _, network = directory.load(model)  # folding changed the first in place
     served = for_inference(network, config, target.torch_dtype).to(target.device)
-    form = Form("jit", compiler.jit(served), target)
+    form = Form("jit", compiler.jit(served, cache), target)
     for _ in form.measure(staging):
         pass
     torch.compiler.set_stance("fail_on_recompile")

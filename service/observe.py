@@ -58,7 +58,7 @@ class Observe:
             route = getattr(scope.get("route"), "path", UNMATCHED_ROUTE)
             seconds = time.perf_counter() - started
             self._metrics.answered(route, code, seconds)
-            if self._logged and (code >= 500 or random.random() < self._logged):
+            if self._logged and (code >= 500 or random.random() < self._logged):  # nosec B311 # a sample, no secret
                 _log_line(scope, request_id, route, code, seconds)
 
 

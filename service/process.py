@@ -4,7 +4,7 @@ import ctypes
 import os
 import signal
 import socket
-import subprocess
+import subprocess  # nosec B404 # our own interpreter, no shell
 import sys
 
 from service import control
@@ -19,7 +19,7 @@ def start(module: str, environment: dict[str, str] | None = None) -> tuple[subpr
     """
     ours, theirs = control.pair()
     with theirs:
-        process = subprocess.Popen(
+        process = subprocess.Popen(  # nosec B603 # nothing in it comes from a client
             [sys.executable, "-P", "-m", module, str(theirs.fileno()), str(os.getpid())],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,

@@ -1,4 +1,6 @@
-"""The folder of one running service under the temporary directory: files of metrics, and what its engine unpacks.
+"""The folder of one running service under the temporary directory: files of metrics, and what others leave there.
+
+It is nobody else's: PyTorch compiles by way of a folder in the temporary directory whose name everybody can know.
 
 It is locked while the service runs, so that the next one can tell what a killed one left behind, and removes it.
 """
@@ -14,7 +16,7 @@ PREFIX = "coordserve-run-"
 
 
 class Scratch:
-    """Made anew for each service; `metrics` and `engine` are folders in it."""
+    """Made anew for each service; `metrics`, `engine` and `compiler` are folders in it."""
 
     def __init__(self) -> None:
         """Raises OSError."""
@@ -27,13 +29,17 @@ class Scratch:
             with contextlib.suppress(FileNotFoundError, BlockingIOError):  # taken for left before it was locked
                 self._held = _lock(self._path)
                 break
-        self.metrics, self.engine = self._path / "metrics", self._path / "engine"
+        self.metrics, self.engine, self.compiler = (self._path / name for name in ("metrics", "engine", "compiler"))
         self.metrics.mkdir()
 
-    def clear_engine(self) -> None:
-        """PyTorch unpacks a package for every engine, and leaves that to others."""
-        shutil.rmtree(self.engine, ignore_errors=True)
-        self.engine.mkdir(exist_ok=True)
+    def cleared(self, folder: Path) -> dict[str, str]:
+        """The environment of a process whose temporary directory is to be this folder, emptied.
+
+        PyTorch unpacks a package for every engine, and a compiler that is killed leaves all it had.
+        """
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(exist_ok=True)
+        return {"TMPDIR": str(folder)}
 
     def remove(self) -> None:
         shutil.rmtree(self._path, ignore_errors=True)

@@ -10,7 +10,7 @@ import resource
 import selectors
 import signal
 import socket
-import subprocess
+import subprocess  # nosec B404 # for the type of a child
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -194,10 +194,7 @@ class Supervisor:
     # -- children ------------------------------------------------------------------------------
 
     def _start_engine(self, place: Place) -> None:
-        self._scratch.clear_engine()
-        # Where jit compiles, the folder must outlive the engine: it caches what it compiled there.
-        unpacked = {"TMPDIR": str(self._scratch.engine)} if self._settings.compile == "aot" else {}
-        self._occupy(place, "service.engine", unpacked)
+        self._occupy(place, "service.engine", self._scratch.cleared(self._scratch.engine))
         for index in range(len(self._workers)):
             self._connect(index)
 
@@ -283,7 +280,8 @@ class Supervisor:
         if self._compiler.process or self._stopping:
             return
         log.info("compiling the network in the background")
-        self._occupy(self._compiler, "service.compiler", {}, target=message.fields)
+        environment = self._scratch.cleared(self._scratch.compiler)
+        self._occupy(self._compiler, "service.compiler", environment, target=message.fields)
 
     def _on_compiled(self, place: Place, message: Message) -> None:
         """The compiler has finished: the engine may take the package."""

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import time
 from pathlib import Path
 from typing import BinaryIO
@@ -25,6 +26,7 @@ from models.compile import (
     Target,
     choose_target,
     compile_package,
+    jit,
     load_package,
     package_path,
     refuse_disagreement,
@@ -198,6 +200,23 @@ def test_a_cache_that_cannot_be_written_is_refused(tmp_path: Path):
 
     with pytest.raises(PackageRefused, match=r"cannot write to .*; name another --cache-dir"):
         compile_package(file, BUNDLED_MODEL, TARGET)
+
+
+def test_jit_keeps_what_it_compiled_in_a_cache_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "to be put back")
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+    config, network = directory.load(BUNDLED_MODEL)
+    classifier = for_inference(network, config)
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o777)
+
+    with pytest.raises(PackageRefused, match="can be written by others"):
+        jit(classifier, tmp_path / "open")
+    assert "TORCHINDUCTOR_CACHE_DIR" not in os.environ
+
+    jit(classifier, tmp_path / "new")
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "new" / "inductor")
+    assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o700
 
 
 def test_bfloat16_stays_within_its_tolerance():

@@ -72,6 +72,7 @@ def test_jit_is_ready_once_compiled(compiled_cache: Path):
     with RunningService(workers=1, compile="jit", max_batch=1, cache_dir=compiled_cache) as service:
         assert service.card()["form"] == "jit"
         assert [ask(service, digit) for digit in (3, 7)] == [3, 7]
+    assert (compiled_cache / "inductor").is_dir()  # and not in a folder under /tmp that anybody may have made
 
 
 def test_off_serves_eagerly_and_compiles_nothing(tmp_path: Path):
