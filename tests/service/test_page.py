@@ -251,6 +251,65 @@ def test_grad_cam_speaks_for_the_class_that_was_chosen(visit: Visit):
     visit.expect("#views").to_be_hidden()
 
 
+def test_a_failed_explanation_leaves_the_ranking_and_can_be_asked_for_again(visit: Visit):
+    problem = json.dumps({"title": "Too busy", "detail": "try again"})
+    visit.page.route(re.compile("/v1/explain"), lambda route: route.fulfill(status=503, body=problem))
+    visit.page.get_by_role("button", name="Example corner-3").click()
+    visit.expect("#looked").to_have_text("Too busy: try again")
+    visit.expect("#verdict").to_contain_text("three")
+    visit.expect("#ranking").to_be_visible()
+    visit.expect("#heat").to_be_hidden()
+    visit.expect("#problem").to_be_empty()
+
+    visit.page.unroute_all()
+    visit.find("#method").select_option(label="Grad-CAM for three")
+
+    visit.looked()
+    visit.expect("#looked").to_have_text("Bright: what speaks for three.")
+
+
+def test_the_method_chosen_last_is_shown_and_the_one_before_is_given_up(visit: Visit):
+    visit.example("corner-3")
+    visit.page.route(re.compile("method=gradcam"), lambda route: None)  # never answered
+    visit.find("#method").select_option(label="Grad-CAM for three")
+
+    with visit.page.expect_event("requestfailed", lambda request: "gradcam" in request.url):
+        visit.find("#method").select_option("coordatt")
+
+    visit.looked()
+    visit.expect("#looked").to_contain_text("the attention of all blocks")
+
+
+def test_clear_gives_up_the_question_and_says_nothing_more_of_the_drawing(visit: Visit):
+    visit.page.get_by_role("button", name="Draw").click()
+    visit.draw((0.5, 0.15), (0.5, 0.85))
+    visit.looked()
+    visit.page.route(re.compile("/v1/predict"), lambda route: None)  # never answered
+    with visit.page.expect_request(re.compile("/v1/predict")):
+        visit.draw((0.3, 0.2), (0.7, 0.2))
+
+    with visit.page.expect_event("requestfailed"):
+        visit.page.get_by_role("button", name="Clear").click()
+
+    visit.expect("#answer").to_be_hidden()
+    visit.expect("#verdict").to_have_text("Nothing drawn yet.")
+    visit.expect("#heat").to_be_hidden()
+    visit.expect("body").not_to_have_class(re.compile("waiting"))
+
+
+def test_a_drawing_cleared_at_once_is_not_asked_about(visit: Visit):
+    asked: list[str] = []
+    visit.page.on("request", lambda request: asked.append(request.url))
+    visit.page.get_by_role("button", name="Draw").click()
+    visit.page.evaluate("() => addEventListener('pointerup', () => document.getElementById('clear').click())")
+
+    visit.draw((0.5, 0.15), (0.5, 0.85))
+
+    visit.page.evaluate("() => new Promise((done) => document.getElementById('picture').toBlob(() => done()))")
+    visit.expect("#verdict").to_have_text("Nothing drawn yet.")
+    assert not [url for url in asked if "/v1/predict" in url]
+
+
 def test_more_classes_are_shown_on_demand_and_no_nonsense(visit: Visit):
     visit.example("corner-3")
 
@@ -335,9 +394,10 @@ def test_axe_finds_nothing_to_mend(opened: Any, service: RunningService, scheme:
     visit = opened(service.url, color_scheme=scheme, viewport={"width": width, "height": 900}, reduced_motion="reduce")
     visit.example("corner-3")
     visit.find("#view-list label").nth(2).click()
-    visit.page.get_by_role("button", name="Draw").click()
-
     found = axe.run(visit.page).response["violations"]
+
+    visit.page.get_by_role("button", name="Draw").click()
+    found += axe.run(visit.page).response["violations"]
 
     assert not [(rule["id"], [node["html"] for node in rule["nodes"]]) for rule in found]
 
