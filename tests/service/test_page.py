@@ -251,6 +251,16 @@ def test_grad_cam_speaks_for_the_class_that_was_chosen(visit: Visit):
     visit.expect("#views").to_be_hidden()
 
 
+def test_the_method_chosen_stays_for_the_best_class_of_the_next_picture(visit: Visit):
+    visit.example("corner-3")
+    visit.find("#method").select_option(label="Grad-CAM for three")
+    visit.expect("#looked").to_have_text("Bright: what speaks for three.")
+
+    visit.example("corner-5")
+
+    visit.expect("#looked").to_have_text("Bright: what speaks for five.")
+
+
 def test_a_failed_explanation_leaves_the_ranking_and_can_be_asked_for_again(visit: Visit):
     problem = json.dumps({"title": "Too busy", "detail": "try again"})
     visit.page.route(re.compile("/v1/explain"), lambda route: route.fulfill(status=503, body=problem))
@@ -320,6 +330,11 @@ def test_more_classes_are_shown_on_demand_and_no_nonsense(visit: Visit):
     visit.find("#top-k").fill("-3")
     visit.find("#top-k").blur()
     visit.expect("#ranking li").to_have_count(1)
+
+    visit.find("#top-k").fill("99999999999")
+    visit.find("#top-k").blur()
+    visit.expect("#ranking li").to_have_count(len(LABELS))
+    visit.expect("#top-k").to_have_value(str(len(LABELS)))
     visit.expect("#problem").to_be_empty()
 
 
@@ -352,6 +367,22 @@ def test_the_card_says_what_the_service_says_of_its_model(visit: Visit, service:
     visit.expect("#facts").to_contain_text(card["weights_sha256"][:16])
     visit.find("#labels-summary").click()
     visit.expect("#labels").to_have_text(", ".join(LABELS))
+
+
+def test_a_card_that_could_not_be_had_is_asked_for_again(visit: Visit):
+    visit.page.route(re.compile("/v1/models"), lambda route: route.abort())
+    visit.page.reload()
+    visit.expect("#problem").to_contain_text("The service did not answer")
+    visit.page.get_by_role("button", name="Example corner-3").click()
+    visit.expect("#problem").to_contain_text("The service did not answer")
+    visit.expect("body").not_to_have_class(re.compile("waiting"))
+
+    visit.page.unroute_all()
+    visit.example("corner-3")
+
+    visit.expect("#verdict").to_contain_text("three")
+    visit.expect("#serving").not_to_be_empty()
+    visit.expect("#problem").to_be_empty()
 
 
 def test_dark_and_light_follow_the_system_and_the_button(opened: Any, service: RunningService):

@@ -106,8 +106,10 @@ async function ask(prepare = () => {}) {
   explanation = null;
   showWaiting();
   try {
+    if (!card) await showCard(); // it could not be had before
+    mine.signal.throwIfAborted();
     await prepare(mine.signal);
-    const answer = await service.predict(picture, $("top-k").value || 1, mine.signal);
+    const answer = await service.predict(picture, classesShown(), mine.signal);
     say("");
     $("key-form").hidden = true;
     $("answer").hidden = false;
@@ -125,9 +127,14 @@ async function ask(prepare = () => {}) {
 }
 
 $("top-k").addEventListener("change", () => {
-  $("top-k").value = Math.max(1, Math.round($("top-k").value) || 1);
   if (picture) ask();
 });
+
+/** The number in the field, made one of classes that the model has. */
+function classesShown() {
+  const number = Math.round($("top-k").value) || 1;
+  return ($("top-k").value = Math.min(Math.max(number, 1), card.labels.length));
+}
 
 function showRanking(ranking) {
   const [best] = ranking;
@@ -161,12 +168,13 @@ function showTiming({ decode_ms, queue_ms, infer_ms, batch_size }, milliseconds)
 
 // -- where the network looked ------------------------------------------------------------------
 
+/** The methods for the classes of a ranking; the one chosen before stays, for the best class. */
 function offerMethods(ranking) {
   const before = $("method").value;
   const gradcam = ranking.map(({ index, label }) => new Option(`Grad-CAM for ${label}`, `gradcam ${index}`));
   const coordatt = card?.network.includes("_ca_") ? [new Option("Coordinate Attention", "coordatt")] : [];
   $("method").replaceChildren(...coordatt, ...gradcam);
-  if (before === "coordatt") $("method").value = before;
+  if (before.startsWith("gradcam")) gradcam[0].selected = true;
 }
 
 $("method").addEventListener("change", () => {
