@@ -454,12 +454,35 @@ def test_where_keys_are_needed_the_page_asks_for_one(opened: Any, compiled_cache
         visit.page.get_by_role("button", name="Example marker-7").click()
         visit.expect("#problem").to_contain_text("A key is needed")
 
+        visit.page.get_by_label("API key").fill("schlüssel")
+        visit.page.keyboard.press("Enter")
+        visit.expect("#problem").to_contain_text("That is no key")
+        visit.expect("#key-form").to_be_visible()
+
         visit.page.get_by_label("API key").fill("open-sesame")
         visit.page.keyboard.press("Enter")
 
         visit.looked()
         visit.expect("#verdict").to_contain_text("seven")
         visit.expect("#key-form").to_be_hidden()
+
+
+def test_where_metrics_need_a_key_the_page_asks_for_one_at_once(opened: Any, compiled_cache: Path, tmp_path: Path):
+    (tmp_path / "keys").write_text("open-sesame\n")
+    with RunningService(
+        workers=1, cache_dir=compiled_cache, api_keys_file=tmp_path / "keys", protect_metrics=True
+    ) as running:
+        visit = opened(running.url)
+        visit.expect("#key-form").to_be_visible()
+        visit.expect("#problem").to_contain_text("A key is needed")
+
+        visit.page.get_by_label("API key").fill("open-sesame")
+        visit.page.keyboard.press("Enter")
+
+        visit.expect("#gauges div:nth-child(4) dd:nth-child(2)").to_have_text("0")
+        visit.expect("#live-problem").to_be_empty()
+        visit.expect("#key-form").to_be_hidden()
+        visit.expect("#problem").to_be_empty()
 
 
 def test_a_network_without_coordinate_attention_or_examples_has_grad_cam(opened: Any, tmp_path: Path):

@@ -23,8 +23,8 @@ const GAUGES = [
   { name: "Images waiting", lines: ["queue"], text: ({ queue }) => number(queue) },
 ];
 
-/** Read /metrics while the page is in view; `onCompiled` is called when the network's form has changed. */
-export function start(list, problem, onCompiled) {
+/** Read /metrics while the page is in view; call `onCompiled` when the network's form has changed, `onKeyNeeded` with the error. */
+export function start(list, problem, onCompiled, onKeyNeeded) {
   const shown = GAUGES.map((gauge) => ({ ...gauge, ...addGauge(list, gauge) }));
   const samples = [];
   let readings = [];
@@ -45,6 +45,7 @@ export function start(list, problem, onCompiled) {
         if (samples.length) for (const gauge of shown) show(gauge, samples);
       } catch (error) {
         problem.textContent = error.message;
+        if (error instanceof service.KeyNeeded) onKeyNeeded(error);
         readings = [];
       }
     }

@@ -266,9 +266,23 @@ function say(text) {
 
 $("key-form").addEventListener("submit", (event) => {
   event.preventDefault();
-  service.useKey($("key").value.trim());
+  try {
+    service.useKey($("key").value.trim());
+  } catch (error) {
+    fail(error);
+    return;
+  }
+  say("");
+  $("key-form").hidden = true;
   if (picture) ask();
 });
+
+/** Show the form, as the metrics need a key; whatever else is shown stays. */
+function askForKey(error) {
+  if (!$("key-form").hidden) return;
+  say(error.message);
+  $("key-form").hidden = false;
+}
 
 // -- the model ---------------------------------------------------------------------------------
 
@@ -337,4 +351,4 @@ try {
 } catch (error) {
   fail(error);
 }
-startLive($("gauges"), $("live-problem"), showCard);
+startLive($("gauges"), $("live-problem"), showCard, askForKey);
