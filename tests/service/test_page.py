@@ -385,6 +385,18 @@ def test_a_card_that_could_not_be_had_is_asked_for_again(visit: Visit):
     visit.expect("#problem").to_be_empty()
 
 
+def test_a_card_that_cannot_be_had_after_compiling_is_asked_for_again(visit: Visit):
+    visit.expect("#gauges div:nth-child(4) dd:nth-child(2)").to_have_text("0")  # two readings have come
+    visit.page.route(re.compile("/v1/models"), lambda route: route.abort())
+    visit.page.route(re.compile("/metrics"), lambda route: route.fulfill(body="coordserve_compiled 7\n"))
+    visit.expect("#live-problem").to_contain_text("The service did not answer")
+
+    with visit.page.expect_response(re.compile("/v1/models")):
+        visit.page.unroute(re.compile("/v1/models"))
+
+    visit.expect("#live-problem").to_be_empty()
+
+
 def test_dark_and_light_follow_the_system_and_the_button(opened: Any, service: RunningService):
     ground = "() => getComputedStyle(document.documentElement).backgroundColor"
     light, dark = opened(service.url, color_scheme="light"), opened(service.url, color_scheme="dark")
