@@ -251,6 +251,75 @@ def test_grad_cam_speaks_for_the_class_that_was_chosen(visit: Visit):
     visit.expect("#views").to_be_hidden()
 
 
+def test_the_method_chosen_stays_for_the_best_class_of_the_next_picture(visit: Visit):
+    visit.example("corner-3")
+    visit.find("#method").select_option(label="Grad-CAM for three")
+    visit.expect("#looked").to_have_text("Bright: what speaks for three.")
+
+    visit.example("corner-5")
+
+    visit.expect("#looked").to_have_text("Bright: what speaks for five.")
+
+
+def test_a_failed_explanation_leaves_the_ranking_and_can_be_asked_for_again(visit: Visit):
+    problem = json.dumps({"title": "Too busy", "detail": "try again"})
+    visit.page.route(re.compile("/v1/explain"), lambda route: route.fulfill(status=503, body=problem))
+    visit.page.get_by_role("button", name="Example corner-3").click()
+    visit.expect("#looked").to_have_text("Too busy: try again")
+    visit.expect("#verdict").to_contain_text("three")
+    visit.expect("#ranking").to_be_visible()
+    visit.expect("#heat").to_be_hidden()
+    visit.expect("#problem").to_be_empty()
+
+    visit.page.unroute_all()
+    visit.find("#method").select_option(label="Grad-CAM for three")
+
+    visit.looked()
+    visit.expect("#looked").to_have_text("Bright: what speaks for three.")
+
+
+def test_the_method_chosen_last_is_shown_and_the_one_before_is_given_up(visit: Visit):
+    visit.example("corner-3")
+    visit.page.route(re.compile("method=gradcam"), lambda route: None)  # never answered
+    visit.find("#method").select_option(label="Grad-CAM for three")
+
+    with visit.page.expect_event("requestfailed", lambda request: "gradcam" in request.url):
+        visit.find("#method").select_option("coordatt")
+
+    visit.looked()
+    visit.expect("#looked").to_contain_text("the attention of all blocks")
+
+
+def test_clear_gives_up_the_question_and_says_nothing_more_of_the_drawing(visit: Visit):
+    visit.page.get_by_role("button", name="Draw").click()
+    visit.draw((0.5, 0.15), (0.5, 0.85))
+    visit.looked()
+    visit.page.route(re.compile("/v1/predict"), lambda route: None)  # never answered
+    with visit.page.expect_request(re.compile("/v1/predict")):
+        visit.draw((0.3, 0.2), (0.7, 0.2))
+
+    with visit.page.expect_event("requestfailed"):
+        visit.page.get_by_role("button", name="Clear").click()
+
+    visit.expect("#answer").to_be_hidden()
+    visit.expect("#verdict").to_have_text("Nothing drawn yet.")
+    visit.expect("#heat").to_be_hidden()
+    visit.expect("body").not_to_have_class(re.compile("waiting"))
+
+
+def test_a_drawing_cleared_at_once_is_not_asked_about(visit: Visit):
+    asked: list[str] = []
+    visit.page.on("request", lambda request: asked.append(request.url))
+    visit.page.get_by_role("button", name="Draw").click()
+    visit.page.evaluate("() => addEventListener('pointerup', () => document.getElementById('clear').click())")
+
+    visit.draw((0.5, 0.15), (0.5, 0.85))
+
+    visit.page.evaluate("() => new Promise((done) => document.getElementById('picture').toBlob(() => done()))")
+    visit.expect("#verdict").to_have_text("Nothing drawn yet.")
+    assert not [url for url in asked if "/v1/predict" in url]
+
+
 def test_more_classes_are_shown_on_demand_and_no_nonsense(visit: Visit):
     visit.example("corner-3")
 
@@ -261,6 +330,11 @@ def test_more_classes_are_shown_on_demand_and_no_nonsense(visit: Visit):
     visit.find("#top-k").fill("-3")
     visit.find("#top-k").blur()
     visit.expect("#ranking li").to_have_count(1)
+
+    visit.find("#top-k").fill("99999999999")
+    visit.find("#top-k").blur()
+    visit.expect("#ranking li").to_have_count(len(LABELS))
+    visit.expect("#top-k").to_have_value(str(len(LABELS)))
     visit.expect("#problem").to_be_empty()
 
 
@@ -293,6 +367,34 @@ def test_the_card_says_what_the_service_says_of_its_model(visit: Visit, service:
     visit.expect("#facts").to_contain_text(card["weights_sha256"][:16])
     visit.find("#labels-summary").click()
     visit.expect("#labels").to_have_text(", ".join(LABELS))
+
+
+def test_a_card_that_could_not_be_had_is_asked_for_again(visit: Visit):
+    visit.page.route(re.compile("/v1/models"), lambda route: route.abort())
+    visit.page.reload()
+    visit.expect("#problem").to_contain_text("The service did not answer")
+    visit.page.get_by_role("button", name="Example corner-3").click()
+    visit.expect("#problem").to_contain_text("The service did not answer")
+    visit.expect("body").not_to_have_class(re.compile("waiting"))
+
+    visit.page.unroute_all()
+    visit.example("corner-3")
+
+    visit.expect("#verdict").to_contain_text("three")
+    visit.expect("#serving").not_to_be_empty()
+    visit.expect("#problem").to_be_empty()
+
+
+def test_a_card_that_cannot_be_had_after_compiling_is_asked_for_again(visit: Visit):
+    visit.expect("#gauges div:nth-child(4) dd:nth-child(2)").to_have_text("0")  # two readings have come
+    visit.page.route(re.compile("/v1/models"), lambda route: route.abort())
+    visit.page.route(re.compile("/metrics"), lambda route: route.fulfill(body="coordserve_compiled 7\n"))
+    visit.expect("#live-problem").to_contain_text("The service did not answer")
+
+    with visit.page.expect_response(re.compile("/v1/models")):
+        visit.page.unroute(re.compile("/v1/models"))
+
+    visit.expect("#live-problem").to_be_empty()
 
 
 def test_dark_and_light_follow_the_system_and_the_button(opened: Any, service: RunningService):
@@ -335,9 +437,10 @@ def test_axe_finds_nothing_to_mend(opened: Any, service: RunningService, scheme:
     visit = opened(service.url, color_scheme=scheme, viewport={"width": width, "height": 900}, reduced_motion="reduce")
     visit.example("corner-3")
     visit.find("#view-list label").nth(2).click()
-    visit.page.get_by_role("button", name="Draw").click()
-
     found = axe.run(visit.page).response["violations"]
+
+    visit.page.get_by_role("button", name="Draw").click()
+    found += axe.run(visit.page).response["violations"]
 
     assert not [(rule["id"], [node["html"] for node in rule["nodes"]]) for rule in found]
 
@@ -363,12 +466,35 @@ def test_where_keys_are_needed_the_page_asks_for_one(opened: Any, compiled_cache
         visit.page.get_by_role("button", name="Example marker-7").click()
         visit.expect("#problem").to_contain_text("A key is needed")
 
+        visit.page.get_by_label("API key").fill("schlüssel")
+        visit.page.keyboard.press("Enter")
+        visit.expect("#problem").to_contain_text("That is no key")
+        visit.expect("#key-form").to_be_visible()
+
         visit.page.get_by_label("API key").fill("open-sesame")
         visit.page.keyboard.press("Enter")
 
         visit.looked()
         visit.expect("#verdict").to_contain_text("seven")
         visit.expect("#key-form").to_be_hidden()
+
+
+def test_where_metrics_need_a_key_the_page_asks_for_one_at_once(opened: Any, compiled_cache: Path, tmp_path: Path):
+    (tmp_path / "keys").write_text("open-sesame\n")
+    with RunningService(
+        workers=1, cache_dir=compiled_cache, api_keys_file=tmp_path / "keys", protect_metrics=True
+    ) as running:
+        visit = opened(running.url)
+        visit.expect("#key-form").to_be_visible()
+        visit.expect("#problem").to_contain_text("A key is needed")
+
+        visit.page.get_by_label("API key").fill("open-sesame")
+        visit.page.keyboard.press("Enter")
+
+        visit.expect("#gauges div:nth-child(4) dd:nth-child(2)").to_have_text("0")
+        visit.expect("#live-problem").to_be_empty()
+        visit.expect("#key-form").to_be_hidden()
+        visit.expect("#problem").to_be_empty()
 
 
 def test_a_network_without_coordinate_attention_or_examples_has_grad_cam(opened: Any, tmp_path: Path):

@@ -23,11 +23,12 @@ const GAUGES = [
   { name: "Images waiting", lines: ["queue"], text: ({ queue }) => number(queue) },
 ];
 
-/** Read /metrics while the page is in view; `onCompiled` is called when the network's form has changed. */
-export function start(list, problem, onCompiled) {
+/** Read /metrics while the page is in view; call `onCompiled` when the network's form has changed, `onKeyNeeded` with the error. */
+export function start(list, problem, onCompiled, onKeyNeeded) {
   const shown = GAUGES.map((gauge) => ({ ...gauge, ...addGauge(list, gauge) }));
   const samples = [];
   let readings = [];
+  let compiled = null;
 
   async function tick() {
     if (!document.hidden) {
@@ -35,7 +36,8 @@ export function start(list, problem, onCompiled) {
         const now = { at: performance.now(), ...read(await service.metrics()) };
         problem.textContent = "";
         const before = readings.at(-1) ?? now;
-        if (now.compiled !== before.compiled) onCompiled();
+        if (now.compiled !== (compiled ?? now.compiled)) await onCompiled();
+        compiled = now.compiled;
         if (now.requests < before.requests) readings = []; // another service, counting from nothing
         readings = [...readings, now].slice(-WINDOW - 1);
         if (readings.length > 1) samples.push(compare(readings[0], now));
@@ -43,6 +45,7 @@ export function start(list, problem, onCompiled) {
         if (samples.length) for (const gauge of shown) show(gauge, samples);
       } catch (error) {
         problem.textContent = error.message;
+        if (error instanceof service.KeyNeeded) onKeyNeeded(error);
         readings = [];
       }
     }

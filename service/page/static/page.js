@@ -5,12 +5,13 @@ import * as service from "./service.js";
 import { paint, Stage, stretched } from "./stage.js";
 
 const $ = (id) => document.getElementById(id);
-const stage = new Stage($("stage"), (drawing) => ask(() => (picture = drawing)));
+const stage = new Stage($("stage"), stop, (drawing) => ask(() => (picture = drawing)));
 
 let card = null; // of the model
 let picture = null; // a Blob: the one last asked about
 let asking = null; // AbortController of the question under way; a new one ends it
-let explanation = null; // the last one, by the method chosen
+let looking = null; // the same of the explanation under way
+let explanation = null; // of the picture, by the method chosen
 
 // -- a picture in ------------------------------------------------------------------------------
 
@@ -50,14 +51,24 @@ addEventListener("drop", (event) => {
 });
 
 $("draw").addEventListener("click", () => setDrawing(!stage.drawing));
-$("clear").addEventListener("click", () => stage.clear("Your drawing"));
+$("clear").addEventListener("click", clear);
 
 function setDrawing(on) {
-  if (on && !stage.drawing) stage.clear("Your drawing");
+  if (on && !stage.drawing) clear();
   stage.drawing = on;
   document.body.classList.toggle("drawing", on);
   $("draw").setAttribute("aria-pressed", on);
   $("clear").hidden = !on;
+}
+
+/** An empty square to draw on, and nothing said of what was there. */
+function clear() {
+  stop();
+  picture = explanation = null;
+  stage.clear("Your drawing");
+  say("");
+  $("verdict").textContent = "Nothing drawn yet.";
+  $("answer").hidden = true;
 }
 
 async function showExamples() {
@@ -75,32 +86,55 @@ async function showExamples() {
 
 // -- its classes -------------------------------------------------------------------------------
 
+/** End what is under way. */
+function stop() {
+  asking?.abort();
+  looking?.abort();
+  asking = looking = null;
+  stage.forget();
+  showWaiting();
+}
+
+function showWaiting() {
+  document.body.classList.toggle("waiting", Boolean(asking ?? looking));
+}
+
 /** Ask about the picture that `prepare` has left in `picture`; ends the question before. */
 async function ask(prepare = () => {}) {
-  asking?.abort();
+  stop();
   const mine = (asking = new AbortController());
-  document.body.classList.add("waiting");
+  explanation = null;
+  showWaiting();
   try {
+    if (!card) await showCard(); // it could not be had before
+    mine.signal.throwIfAborted();
     await prepare(mine.signal);
-    const answer = await service.predict(picture, $("top-k").value || 1, mine.signal);
+    const answer = await service.predict(picture, classesShown(), mine.signal);
     say("");
     $("key-form").hidden = true;
     $("answer").hidden = false;
     showRanking(answer.predictions[0]);
     showTiming(answer.timing, answer.milliseconds);
     offerMethods(answer.predictions[0]);
-    await look(mine.signal);
   } catch (error) {
     if (error.name !== "AbortError") fail(error);
+    return;
   } finally {
-    if (asking === mine) document.body.classList.remove("waiting");
+    if (asking === mine) asking = null;
+    showWaiting();
   }
+  await look();
 }
 
 $("top-k").addEventListener("change", () => {
-  $("top-k").value = Math.max(1, Math.round($("top-k").value) || 1);
   if (picture) ask();
 });
+
+/** The number in the field, made one of classes that the model has. */
+function classesShown() {
+  const number = Math.round($("top-k").value) || 1;
+  return ($("top-k").value = Math.min(Math.max(number, 1), card.labels.length));
+}
 
 function showRanking(ranking) {
   const [best] = ranking;
@@ -134,27 +168,40 @@ function showTiming({ decode_ms, queue_ms, infer_ms, batch_size }, milliseconds)
 
 // -- where the network looked ------------------------------------------------------------------
 
+/** The methods for the classes of a ranking; the one chosen before stays, for the best class. */
 function offerMethods(ranking) {
   const before = $("method").value;
   const gradcam = ranking.map(({ index, label }) => new Option(`Grad-CAM for ${label}`, `gradcam ${index}`));
   const coordatt = card?.network.includes("_ca_") ? [new Option("Coordinate Attention", "coordatt")] : [];
   $("method").replaceChildren(...coordatt, ...gradcam);
-  if (before === "coordatt") $("method").value = before;
+  if (before.startsWith("gradcam")) gradcam[0].selected = true;
 }
 
-$("method").addEventListener("change", async () => {
-  try {
-    await look(asking?.signal);
-  } catch (error) {
-    if (error.name !== "AbortError") fail(error);
-  }
+$("method").addEventListener("change", () => {
+  if (picture && !asking) look(); // a question under way looks when it is answered
 });
 
-async function look(signal) {
+/** Explain the picture by the method chosen; ends the explanation before. What goes wrong leaves the ranking. */
+async function look() {
+  looking?.abort();
+  const mine = (looking = new AbortController());
+  showWaiting();
   const [method, target] = $("method").value.split(" ");
-  explanation = await service.explain(picture, target ? { method, target } : { method }, signal);
-  offerViews();
-  showView();
+  try {
+    explanation = await service.explain(picture, target ? { method, target } : { method }, mine.signal);
+    offerViews();
+    showView();
+  } catch (error) {
+    if (error.name === "AbortError") return;
+    explanation = null;
+    stage.cover(null);
+    $("views").hidden = true;
+    $("looked").textContent = error.message;
+    $("key-form").hidden = !(error instanceof service.KeyNeeded);
+  } finally {
+    if (looking === mine) looking = null;
+    showWaiting();
+  }
 }
 
 function offerViews() {
@@ -179,6 +226,7 @@ function view(value, title, map) {
 $("view-list").addEventListener("change", showView);
 
 function showView() {
+  if (!explanation) return; // of the picture before, while a question is under way
   const name = document.querySelector("#view-list :checked").value;
   const block = explanation.blocks.find((one) => one.name === name);
   if (!block) {
@@ -218,9 +266,23 @@ function say(text) {
 
 $("key-form").addEventListener("submit", (event) => {
   event.preventDefault();
-  service.useKey($("key").value.trim());
+  try {
+    service.useKey($("key").value.trim());
+  } catch (error) {
+    fail(error);
+    return;
+  }
+  say("");
+  $("key-form").hidden = true;
   if (picture) ask();
 });
+
+/** Show the form, as the metrics need a key; whatever else is shown stays. */
+function askForKey(error) {
+  if (!$("key-form").hidden) return;
+  say(error.message);
+  $("key-form").hidden = false;
+}
 
 // -- the model ---------------------------------------------------------------------------------
 
@@ -289,4 +351,4 @@ try {
 } catch (error) {
   fail(error);
 }
-startLive($("gauges"), $("live-problem"), showCard);
+startLive($("gauges"), $("live-problem"), showCard, askForKey);

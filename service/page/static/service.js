@@ -2,15 +2,20 @@
 
 let key = "";
 
-export function useKey(value) {
-  key = value;
-}
-
 /** The service wants a key that it knows. */
 export class KeyNeeded extends Error {}
 
+/** Send this key from now on. Throws KeyNeeded if it can be none. */
+export function useKey(value) {
+  if (/[^\x21-\x7e]/.test(value)) {
+    throw new KeyNeeded("That is no key: a key has only ASCII letters, digits and signs, and no spaces.");
+  }
+  key = value;
+}
+
 async function ask(path, options = {}) {
-  const headers = key ? { "X-API-Key": key } : {};
+  const sent = key;
+  const headers = sent ? { "X-API-Key": sent } : {};
   let answer;
   try {
     answer = await fetch(path, { cache: "no-store", ...options, headers: { ...headers, ...options.headers } });
@@ -19,6 +24,7 @@ async function ask(path, options = {}) {
     throw new Error("The service did not answer. It may be stopped, or the picture larger than it takes.");
   }
   if (answer.ok) return answer;
+  if (answer.status === 401 && sent !== key) return ask(path, options); // another key has been given meanwhile
   const problem = await answer.json().catch(() => ({}));
   const text = problem.title ? `${problem.title}: ${problem.detail}` : `The service answered ${answer.status}.`;
   throw answer.status === 401 ? new KeyNeeded(text) : new Error(text);

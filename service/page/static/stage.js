@@ -8,15 +8,18 @@ const PEN = 0.075; // of the edge
 const STOPS = [[0, 0, 4], [87, 16, 110], [188, 55, 84], [249, 142, 9], [252, 255, 164]];
 
 export class Stage {
-  /** root: the element with the canvases; onDrawn: called with a Blob after every stroke. */
-  constructor(root, onDrawn) {
+  #stroke = 0; // counts what has been drawn or forgotten
+
+  /** root: the element with the canvases; onStroke: called as a stroke begins; onDrawn: with a Blob after it. */
+  constructor(root, onStroke, onDrawn) {
     this.root = root;
+    this.onStroke = onStroke;
     this.onDrawn = onDrawn;
     [this.picture, this.heat, this.rows, this.columns] = ["picture", "heat", "rows", "columns"].map((id) =>
       root.querySelector(`#${id}`),
     );
     this.drawing = false;
-    this.picture.addEventListener("pointerdown", (event) => this.#stroke(event));
+    this.picture.addEventListener("pointerdown", (event) => this.#draw(event));
   }
 
   /** Show a picture as the network sees it, or an empty square if the browser cannot read it. */
@@ -29,6 +32,11 @@ export class Stage {
     const [x, y, width, height] = seen(bitmap.width, bitmap.height, preprocessing);
     this.picture.getContext("2d").drawImage(bitmap, x, y, width, height, 0, 0, edge, edge);
     bitmap.close();
+  }
+
+  /** Of a stroke that has ended, but of which onDrawn has not been called yet, it never will be. */
+  forget() {
+    this.#stroke += 1;
   }
 
   /** An empty square. */
@@ -58,9 +66,10 @@ export class Stage {
     this.heat.style.opacity = share;
   }
 
-  #stroke(event) {
+  #draw(event) {
     if (!this.drawing || event.button !== 0) return;
     event.preventDefault();
+    this.onStroke();
     this.cover(null);
     const canvas = this.picture;
     const pen = canvas.getContext("2d");
@@ -89,7 +98,8 @@ export class Stage {
         kind,
         () => {
           end.abort();
-          canvas.toBlob(this.onDrawn);
+          const mine = (this.#stroke += 1);
+          canvas.toBlob((drawing) => mine === this.#stroke && this.onDrawn(drawing));
         },
         { signal },
       );
