@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from models.config import BUNDLED_MODEL
@@ -80,6 +80,12 @@ class Settings(BaseSettings):
     @classmethod
     def _absolute(cls, path: Path | None) -> Path | None:
         return path.expanduser().absolute() if path else None
+
+    @model_validator(mode="after")
+    def _protected_by_something(self) -> "Settings":
+        if self.protect_metrics and not self.api_keys_file:
+            raise ValueError("protect_metrics needs api_keys_file: there is no key to ask for")
+        return self
 
     @property
     def slots_per_worker(self) -> int:

@@ -23,9 +23,15 @@ class Server:
     CONCURRENT = 32
 
     def __init__(self, url: str, key: str | None, top_k: int) -> None:
-        """Raises CommandError for what is no HTTP address."""
-        if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).netloc:
+        """Raises CommandError for what is no HTTP address, or no key."""
+        try:
+            parts = urlsplit(url)
+        except ValueError:
+            parts = urlsplit("")
+        if parts.scheme not in ("http", "https") or not parts.netloc:
             raise CommandError(f"--url {url!r} is not an address such as http://127.0.0.1:8000")
+        if key and not (key.isascii() and key.isprintable()):
+            raise CommandError("COORDSERVE_API_KEY holds characters that no header can bear")
         self._url = f"{url.rstrip('/')}/v1/predict?top_k={top_k}"
         self._headers = {"Content-Type": "application/octet-stream"} | ({"X-API-Key": key} if key else {})
         self._threads = ThreadPoolExecutor(self.CONCURRENT)
@@ -46,7 +52,10 @@ class Server:
                     return Result(name, error=_reason(error))
                 time.sleep(_retry_after(error))
             except (OSError, http.client.HTTPException) as error:
-                return Result(name, error=f"no answer from {self._url}: {getattr(error, 'reason', error)}")
+                reason = getattr(error, "reason", error)
+                if isinstance(reason, BrokenPipeError | ConnectionResetError):
+                    reason = "it took no more of the picture, which may be larger than it allows"
+                return Result(name, error=f"no answer from {self._url}: {reason}")
             except (ValueError, LookupError, TypeError):
                 return Result(name, error=f"{self._url} is no coordserve: its answer has no predictions")
         raise AssertionError("the last attempt returns")

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import httpx
 import pytest
+from starlette.datastructures import Headers
 
 from loadtests.running import RunningService, wait_until
+from service.api_keys import ApiKeys
 from tests.conftest import DIGITS
 from tests.service.test_cli import coordserve
 
@@ -44,7 +46,10 @@ def predict(client: httpx.Client, **headers: str) -> httpx.Response:
     [
         {"Authorization": "Bearer shop-key"},
         {"Authorization": "bearer lab-key"},
+        {"Authorization": "Bearer\tshop-key"},
         {"X_API_Key": "shop-key"},
+        {"X_API_Key": "", "Authorization": "Bearer shop-key"},
+        {"X_API_Key": "wrong", "Authorization": "Bearer shop-key"},
     ],
 )
 def test_a_key_opens_predicting(client: httpx.Client, headers: dict[str, str]):
@@ -60,7 +65,6 @@ def test_a_key_opens_predicting(client: httpx.Client, headers: dict[str, str]):
         {"Authorization": "Bearer"},
         {"X_API_Key": ""},
         {"X_API_Key": "# of the shop"},
-        {"X_API_Key": "wrong", "Authorization": "Bearer shop-key"},
     ],
 )
 def test_no_key_or_another_one_is_401(client: httpx.Client, headers: dict[str, str]):
@@ -137,7 +141,10 @@ def test_without_the_setting_no_origin_is_named(service: RunningService):
         assert "access-control-allow-origin" not in predict(client, Origin=ORIGIN).headers
 
 
-@pytest.mark.parametrize(("content", "words"), [(None, "cannot read the API keys"), ("\n# none\n", "has no API key")])
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(None, "cannot read the API keys"), ("\n# none\n", "has no API key"), ("a key", "no header can bear")],
+)
 def test_a_file_without_keys_keeps_the_service_from_starting(tmp_path: Path, content: str | None, words: str):
     file = tmp_path / "keys"
     if content is not None:
@@ -147,3 +154,17 @@ def test_a_file_without_keys_keeps_the_service_from_starting(tmp_path: Path, con
 
     assert done.returncode == 1
     assert words in done.stderr
+
+
+def test_a_byte_order_mark_is_no_part_of_a_key(tmp_path: Path):
+    file = tmp_path / "keys"
+    file.write_bytes(b"\xef\xbb\xbfshop-key\r\n")
+
+    ApiKeys(file).check(Headers({"X-API-Key": "shop-key"}))
+
+
+def test_metrics_cannot_be_protected_without_keys():
+    done = coordserve("serve", "--port", "0", "--protect-metrics")
+
+    assert done.returncode == 1
+    assert "protect_metrics needs api_keys_file" in done.stderr
