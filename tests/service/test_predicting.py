@@ -128,10 +128,31 @@ def test_a_key_for_the_server_comes_from_the_environment(compiled_cache: Path, t
     assert accepted.returncode == 0, accepted.stderr
 
 
+def test_a_key_that_cannot_be_sent_is_said_to_be_one():
+    environment = {**os.environ, "COORDSERVE_API_KEY": "schlüssel"}
+    command = [COORDSERVE, "predict", DIGITS / "dejavu-sans-7.png", "--url", "http://127.0.0.1:1"]
+
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+
+    assert done.returncode == 1
+    assert "COORDSERVE_API_KEY has characters" in done.stderr
+
+
+def test_a_picture_larger_than_the_server_takes_is_said_to_be_so(service: RunningService, tmp_path: Path):
+    (tmp_path / "large.png").write_bytes(bytes(40_000_000))
+
+    done = coordserve("predict", tmp_path / "large.png", "--url", service.url)
+
+    assert done.returncode == 1
+    assert "16,777,216 bytes" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["x.png", "--url", "localhost:8000"], "is not an address such as"),
+        (["x.png", "--url", "http://[::1"], "is not an address such as"),
+        (["x.png", "--url", "http://127.0.0.1:99999"], "is not an address such as"),
         (["x.png", "--url", "http://127.0.0.1:1"], "x.png: No such file"),
         ([DIGITS / "dejavu-sans-7.png", "--url", "http://127.0.0.1:1"], "no answer from http://127.0.0.1:1"),
         (["nothing-here-*.png"], "there are no pictures in nothing-here-*.png"),
