@@ -12,7 +12,7 @@ from service import problems
 
 log = logging.getLogger(__name__)
 
-HEADER, BEARER = "x-api-key", "bearer "  # RFC 6750, section 2.1; the scheme's case does not matter
+HEADER, BEARER = "x-api-key", "bearer"  # RFC 6750, section 2.1; the scheme's case does not matter
 LOOK_SECONDS = 1.0  # how soon a changed file is noticed
 
 
@@ -37,15 +37,13 @@ class ApiKeys:
         """Raise Problem 401 unless `Authorization: Bearer KEY` or `X-API-Key: KEY` bears a key."""
         if time.monotonic() >= self._look_at:
             self._look_again()
-        given = headers.get(HEADER)
-        if given is None:
-            authorization = headers.get("authorization", "")
-            if not authorization.lower().startswith(BEARER):
-                raise problems.unauthorized("send a key as Authorization: Bearer KEY, or as X-API-Key: KEY")
-            given = authorization[len(BEARER) :].strip()
-        digest = _digest(given)
+        scheme, *key = headers.get("authorization", "").split(maxsplit=1) or [""]
+        given = [text.strip() for text in (headers.get(HEADER, ""), *key * (scheme.lower() == BEARER)) if text]
+        if not given:
+            raise problems.unauthorized("send a key as Authorization: Bearer KEY, or as X-API-Key: KEY")
+        digests = map(_digest, given)
         # Of equal length, and every one compared: the time taken tells nothing about the keys.
-        if not sum(hmac.compare_digest(digest, known) for known in self._digests):
+        if not sum(hmac.compare_digest(digest, known) for digest in digests for known in self._digests):
             raise problems.unauthorized("the key is not one of this service's")
 
     def _look_again(self) -> None:
@@ -61,13 +59,17 @@ class ApiKeys:
 def _read(path: Path) -> tuple[tuple[int, int, int], list[bytes]]:
     try:
         version = _version(path)
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ApiKeysError(f"cannot read the API keys in {path}: {error}") from error
-    keys = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    numbered = enumerate((line.strip() for line in lines), 1)
+    keys = {number: line for number, line in numbered if line and not line.startswith("#")}
+    for number, key in keys.items():
+        if not (key.isascii() and key.isprintable()):
+            raise ApiKeysError(f"line {number} of {path} is no key: only printable ASCII characters can be sent as one")
     if not keys:
         raise ApiKeysError(f"{path} has no API key; write one a line, such as openssl rand -hex 32 prints")
-    return version, [_digest(key) for key in keys]
+    return version, [_digest(key) for key in keys.values()]
 
 
 def _version(path: Path) -> tuple[int, int, int]:
