@@ -2,9 +2,9 @@
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from models.config import BUNDLED_MODEL
@@ -80,6 +80,15 @@ class Settings(BaseSettings):
     @classmethod
     def _absolute(cls, path: Path | None) -> Path | None:
         return path.expanduser().absolute() if path else None
+
+    @model_validator(mode="after")
+    def _keys_for_metrics(self) -> Self:
+        if self.protect_metrics and not self.api_keys_file:
+            raise ValueError(
+                "to protect /metrics there must be keys: give --api-keys-file or COORDSERVE_API_KEYS_FILE, "
+                "or leave out --protect-metrics"
+            )
+        return self
 
     @property
     def slots_per_worker(self) -> int:

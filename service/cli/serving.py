@@ -62,6 +62,8 @@ def _settings(options: argparse.Namespace) -> Settings:
         return Settings(**given)
     except ValidationError as error:
         first = error.errors()[0]
+        if not first["loc"]:  # of several settings together
+            raise CommandError(str(first["ctx"]["error"])) from error
         name = str(first["loc"][0])
         raise CommandError(
             f"setting {name} is {first['input']!r}: {first['msg']} "
