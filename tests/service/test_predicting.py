@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from loadtests.running import RunningService
+from service.cli.predicting import find
 from tests.conftest import DIGITS
 from tests.service.test_cli import coordserve
 
@@ -45,6 +46,33 @@ def test_a_pattern_stands_for_what_it_matches(photos: Path):
 
     assert done.returncode == 0, done.stderr
     assert labels(done.stdout) == ["three"]
+
+
+@pytest.mark.parametrize("pattern", ["", "/**/*"])
+def test_a_loop_of_links_shows_a_picture_once_and_a_link_to_nothing_fails(photos: Path, pattern: str):
+    (photos / "notes.txt").unlink()
+    (photos / "deeper" / "loop").symlink_to(photos)
+    (photos / "lost.png").symlink_to("nowhere")
+
+    done = coordserve("predict", f"{photos.parent}/photos*{pattern}" if pattern else photos)
+
+    assert done.returncode == 1
+    assert labels(done.stdout) == ["seven", "three"]
+    assert "lost.png: No such file" in done.stderr
+    assert "1 of 3 images failed" in done.stderr
+
+
+def test_a_folder_that_cannot_be_read_is_named(photos: Path, monkeypatch: pytest.MonkeyPatch):
+    scandir = os.scandir
+
+    def refuse(path: str) -> object:  # root may read every folder
+        if path.endswith("deeper"):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+
+    assert list(find([str(photos)])) == [str(photos / "a.PNG"), str(photos / "deeper")]
 
 
 def test_a_picture_from_stdin():
