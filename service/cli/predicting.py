@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 STDIN = "-"
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")  # of what is taken from a folder; a file that is named is always taken
-MOST_CLASSES = 20_000  # as many as ImageNet has, all of it
+MOST_CLASSES = 20_000  # that a row of CSV shows
 KEY_VARIABLE = "COORDSERVE_API_KEY"
 
 
@@ -125,7 +125,7 @@ def _inside(folder: str) -> Iterator[str]:
 def _matching(pattern: str) -> Iterator[str]:
     """Files of a pattern; one that links between folders show in several places is there once."""
     places: dict[tuple[str, str], str] = {}
-    for path in sorted(glob.iglob(pattern, recursive=True), key=len):
+    for path in sorted(glob.iglob(pattern, recursive=True), key=lambda path: (len(path), path)):
         places.setdefault((os.path.realpath(os.path.dirname(path)), os.path.basename(path)), path)
     yield from (path for place, path in places.items() if _is_file(os.path.join(*place)))
 
