@@ -37,12 +37,13 @@ class ApiKeys:
         """Raise Problem 401 unless `Authorization: Bearer KEY` or `X-API-Key: KEY` bears a key."""
         if time.monotonic() >= self._look_at:
             self._look_again()
-        scheme, _, token = headers.get("authorization", "").replace("\t", " ").partition(" ")
-        given = [key for key in (headers.get(HEADER, ""), token.strip() if scheme.lower() == BEARER else "") if key]
+        scheme, *key = headers.get("authorization", "").split(maxsplit=1) or [""]
+        given = [text.strip() for text in (headers.get(HEADER, ""), *key * (scheme.lower() == BEARER)) if text]
         if not given:
             raise problems.unauthorized("send a key as Authorization: Bearer KEY, or as X-API-Key: KEY")
+        digests = map(_digest, given)
         # Of equal length, and every one compared: the time taken tells nothing about the keys.
-        if not sum(hmac.compare_digest(_digest(key), known) for key in given for known in self._digests):
+        if not sum(hmac.compare_digest(digest, known) for digest in digests for known in self._digests):
             raise problems.unauthorized("the key is not one of this service's")
 
     def _look_again(self) -> None:
@@ -61,12 +62,14 @@ def _read(path: Path) -> tuple[tuple[int, int, int], list[bytes]]:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ApiKeysError(f"cannot read the API keys in {path}: {error}") from error
-    keys = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    numbered = enumerate((line.strip() for line in lines), 1)
+    keys = {number: line for number, line in numbered if line and not line.startswith("#")}
+    for number, key in keys.items():
+        if not (key.isascii() and key.isprintable()):
+            raise ApiKeysError(f"line {number} of {path} is no key: only printable ASCII characters can be sent as one")
     if not keys:
         raise ApiKeysError(f"{path} has no API key; write one a line, such as openssl rand -hex 32 prints")
-    if not all(key.isascii() and key.isprintable() and " " not in key for key in keys):
-        raise ApiKeysError(f"{path} has a key that no header can bear; keys are of printable ASCII without blanks")
-    return version, [_digest(key) for key in keys]
+    return version, [_digest(key) for key in keys.values()]
 
 
 def _version(path: Path) -> tuple[int, int, int]:

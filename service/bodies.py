@@ -59,7 +59,7 @@ async def read_body(request: Request, max_bytes: int, deadline: float) -> bytes:
     if len(body) > max_bytes:
         raise problems.body_too_large(max_bytes)
     if not body:
-        raise problems.malformed("the body is empty; send the bytes of an image")
+        raise problems.malformed("the body is empty; send the bytes of an image, or JSON that holds one")
     return body
 
 

@@ -46,8 +46,20 @@ def asked(name: str | None, target: str | None, config: ModelConfig) -> Question
 
 def wants_png(request: Request, images: int) -> bool:
     """Whether the answer is to be a picture. Raises Problem 422 for several images."""
-    accepted = request.headers.get("accept", "*/*").lower()
-    if PNG not in accepted or "application/json" in accepted:
+    accepted: dict[str, float] = {}
+    for one in ",".join(request.headers.getlist("accept")).lower().split(","):
+        kind, *parameters = (part.strip() for part in one.split(";"))
+        quality = next((text[2:] for text in parameters if text.startswith("q=")), "1")
+        is_number = quality.isascii() and quality.replace(".", "", 1).isdecimal()
+        accepted[kind] = float(quality) if is_number else 1.0
+
+    def liking(kind: str) -> tuple[float, int]:
+        """Of RFC 9110, section 12.5.1: the quality that the most specific range gives, and how specific it is."""
+        ranges = (kind, kind.partition("/")[0] + "/*", "*/*")
+        return next(((accepted[name], -rank) for rank, name in enumerate(ranges) if name in accepted), (0.0, -3))
+
+    png, other = liking(PNG), liking("application/json")
+    if png <= other or not png[0]:
         return False
     if images > 1:
         raise problems.out_of_range(f"{images} images cannot be one PNG; send one, or accept application/json")

@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -82,9 +82,12 @@ class Settings(BaseSettings):
         return path.expanduser().absolute() if path else None
 
     @model_validator(mode="after")
-    def _protected_by_something(self) -> "Settings":
+    def _keys_for_metrics(self) -> Self:
         if self.protect_metrics and not self.api_keys_file:
-            raise ValueError("protect_metrics needs api_keys_file: there is no key to ask for")
+            raise ValueError(
+                "to protect /metrics there must be keys: give --api-keys-file or COORDSERVE_API_KEYS_FILE, "
+                "or leave out --protect-metrics"
+            )
         return self
 
     @property

@@ -7,10 +7,11 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 from urllib.parse import urlsplit
 
 from service.cli.common import CommandError
-from service.cli.predicting import Result
+from service.cli.predicting import KEY_VARIABLE, Result
 
 ATTEMPTS = 10
 LONGEST_WAIT_SECONDS = 30.0
@@ -23,17 +24,14 @@ class Server:
     CONCURRENT = 32
 
     def __init__(self, url: str, key: str | None, top_k: int) -> None:
-        """Raises CommandError for what is no HTTP address, or no key."""
-        try:
-            parts = urlsplit(url)
-        except ValueError:
-            parts = urlsplit("")
-        if parts.scheme not in ("http", "https") or not parts.netloc:
+        """Raises CommandError for what is no HTTP address."""
+        if not _is_address(url):
             raise CommandError(f"--url {url!r} is not an address such as http://127.0.0.1:8000")
         if key and not (key.isascii() and key.isprintable()):
-            raise CommandError("COORDSERVE_API_KEY holds characters that no header can bear")
+            raise CommandError(f"{KEY_VARIABLE} has characters that no key has: only printable ASCII ones can be sent")
         self._url = f"{url.rstrip('/')}/v1/predict?top_k={top_k}"
         self._headers = {"Content-Type": "application/octet-stream"} | ({"X-API-Key": key} if key else {})
+        self._opener = urllib.request.build_opener(_Http, _Https)
         self._threads = ThreadPoolExecutor(self.CONCURRENT)
 
     def classify(self, pictures: list[tuple[str, bytes]]) -> Iterator[Result]:
@@ -45,12 +43,15 @@ class Server:
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 request = urllib.request.Request(self._url, data, self._headers)
-                with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as answer:  # nosec B310 # the caller's own --url
+                with self._opener.open(request, timeout=TIMEOUT_SECONDS) as answer:
                     return Result(name, json.load(answer)["predictions"][0])
             except urllib.error.HTTPError as error:
                 if error.code not in (429, 503) or attempt == ATTEMPTS:
                     return Result(name, error=_reason(error))
                 time.sleep(_retry_after(error))
+            except (BrokenPipeError, ConnectionResetError):
+                reason = f"{len(data):,} bytes may be more than it takes"
+                return Result(name, error=f"no answer from {self._url}, which closed the connection: {reason}")
             except (OSError, http.client.HTTPException) as error:
                 reason = getattr(error, "reason", error)
                 if isinstance(reason, BrokenPipeError | ConnectionResetError):
@@ -61,6 +62,39 @@ class Server:
         raise AssertionError("the last attempt returns")
 
 
+class _Listening(http.client.HTTPConnection):
+    """Reads the answer to a body that the server did not take in full, such as 413."""
+
+    def send(self, data: Any) -> None:
+        try:
+            super().send(data)
+        except (BrokenPipeError, ConnectionResetError):
+            if self.sock is None:  # nothing can have come
+                raise
+
+
+class _ListeningTls(_Listening, http.client.HTTPSConnection):
+    pass
+
+
+class _Http(urllib.request.HTTPHandler):
+    def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(_Listening, req)
+
+
+class _Https(urllib.request.HTTPSHandler):
+    def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(_ListeningTls, req)
+
+
+def _is_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # of a host or a port
+        return False
+
+
 def _retry_after(error: urllib.error.HTTPError) -> float:
     text = error.headers.get("Retry-After") or ""
     return min(LONGEST_WAIT_SECONDS, float(text)) if text.isdecimal() else 1.0
@@ -69,5 +103,5 @@ def _retry_after(error: urllib.error.HTTPError) -> float:
 def _reason(error: urllib.error.HTTPError) -> str:
     try:
         return str(json.load(error)["detail"])
-    except (ValueError, KeyError, TypeError):
+    except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError):
         return f"HTTP {error.code} {error.reason}"

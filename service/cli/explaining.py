@@ -1,11 +1,13 @@
 """`coordserve explain`."""
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from models.config import BUNDLED_MODEL
 from service.cli.common import CommandError
+from service.cli.predicting import STDIN
 
 if TYPE_CHECKING:
     from service.cli.common import Commands
@@ -13,7 +15,7 @@ if TYPE_CHECKING:
 
 def add_to(commands: "Commands") -> None:
     command = commands.add_parser("explain", help="show where a network looks in a picture, without a server")
-    command.add_argument("image", type=Path, metavar="IMAGE")
+    command.add_argument("image", type=Path, metavar="IMAGE", help="a file, or - for stdin")
     command.add_argument("--out", type=Path, required=True, metavar="PNG", help="the picture to write, under its map")
     command.add_argument("--model", type=Path, default=BUNDLED_MODEL, help="model directory (default: the digits)")
     command.add_argument("--method", choices=["coordatt", "gradcam"], help="default: coordatt where the network has it")
@@ -34,7 +36,8 @@ def explain(options: argparse.Namespace) -> int:
     config = read_config(options.model)
     try:
         method, target = asked(options.method, options.target, config)
-        seen = Picture(options.image.read_bytes()).pixels(config.preprocessing)
+        data = sys.stdin.buffer.read() if str(options.image) == STDIN else options.image.read_bytes()
+        seen = Picture(data).pixels(config.preprocessing)
         scores, explanation = Explainer(options.model, "cpu").explain(seen, method, target)
         files.write(options.out, overlay(seen, explanation.map))
     except (ImageError, OSError, Problem) as error:

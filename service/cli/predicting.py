@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from models.config import BUNDLED_MODEL
-from service.cli.common import CommandError, count
+from service.cli.common import CommandError
 
 if TYPE_CHECKING:
     from service.cli.common import Commands
 
 STDIN = "-"
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")  # of what is taken from a folder; a file that is named is always taken
+MOST_CLASSES = 20_000  # that a row of CSV shows
 KEY_VARIABLE = "COORDSERVE_API_KEY"
 
 
@@ -46,9 +47,16 @@ def add_to(commands: "Commands") -> None:
     )
     command.add_argument("--model", type=Path, default=BUNDLED_MODEL, help="model directory (default: the digits)")
     command.add_argument("--url", help=f"ask the server there instead (its key in {KEY_VARIABLE})")
-    command.add_argument("--top-k", type=count, default=1, help="classes to show (default: 1)")
+    command.add_argument("--top-k", type=top_k, default=1, help="classes to show (default: 1)")
     command.add_argument("--format", choices=list(WRITERS), default="table", help="default: table")
     command.set_defaults(run=predict)
+
+
+def top_k(text: str) -> int:
+    """How many classes to show, as argparse wants it checked."""
+    if not (text.isascii() and text.isdecimal() and len(text) < 10 and 1 <= int(text) <= MOST_CLASSES):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to {MOST_CLASSES}")
+    return int(text)
 
 
 def predict(options: argparse.Namespace) -> int:
@@ -80,18 +88,51 @@ def predict(options: argparse.Namespace) -> int:
 
 
 def find(given: list[str]) -> Iterator[str]:
-    """The names of the pictures that files, folders, patterns and - stand for. Raises CommandError."""
+    """The names of the pictures that files, folders, patterns and - stand for. Raises CommandError.
+
+    What is found and cannot be read, a link to nothing or a folder, is among them: reading it says why.
+    """
     for name in given:
         if name == STDIN or (not os.path.isdir(name) and not glob.has_magic(name)) or os.path.isfile(name):
             yield name
             continue
-        pattern = os.path.join(glob.escape(name), "**", "*") if os.path.isdir(name) else name
-        found = sorted(path for path in glob.iglob(pattern, recursive=True) if os.path.isfile(path))
-        if os.path.isdir(name):
-            found = [path for path in found if path.lower().endswith(SUFFIXES)]
+        found = sorted(_inside(name) if os.path.isdir(name) else _matching(name))
         if not found:
             raise CommandError(f"there are no pictures in {name} ({', '.join(SUFFIXES)})")
         yield from found
+
+
+def _inside(folder: str) -> Iterator[str]:
+    """Pictures of a folder and those below, and the folders that cannot be read; each folder once, links or not."""
+    unreadable: list[str] = []
+    seen = {os.path.realpath(folder)}
+    for path, folders, files in os.walk(
+        folder, onerror=lambda error: unreadable.append(error.filename), followlinks=True
+    ):
+        new = []
+        for name in sorted(folders, key=lambda name: (os.path.islink(os.path.join(path, name)), name)):
+            target = os.path.realpath(os.path.join(path, name))
+            if not name.startswith(".") and target not in seen:
+                seen.add(target)
+                new.append(name)
+        folders[:] = new
+        for name in files:
+            if not name.startswith(".") and name.lower().endswith(SUFFIXES) and _is_file(os.path.join(path, name)):
+                yield os.path.join(path, name)
+    yield from unreadable
+
+
+def _matching(pattern: str) -> Iterator[str]:
+    """Files of a pattern; one that links between folders show in several places is there once."""
+    places: dict[tuple[str, str], str] = {}
+    for path in sorted(glob.iglob(pattern, recursive=True), key=lambda path: (len(path), path)):
+        places.setdefault((os.path.realpath(os.path.dirname(path)), os.path.basename(path)), path)
+    yield from (path for place, path in places.items() if _is_file(os.path.join(*place)))
+
+
+def _is_file(path: str) -> bool:
+    """Whether it is one, or looks like one and cannot be followed: a link to nothing."""
+    return os.path.isfile(path) or not os.path.exists(path)
 
 
 def _in_order(names: list[str], classify: Classify) -> Iterator[Result]:

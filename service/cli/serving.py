@@ -63,7 +63,7 @@ def _settings(options: argparse.Namespace) -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         if not first["loc"]:  # of several settings together
-            raise CommandError(str(first["msg"])) from error
+            raise CommandError(str(first["ctx"]["error"])) from error
         name = str(first["loc"][0])
         raise CommandError(
             f"setting {name} is {first['input']!r}: {first['msg']} "

@@ -138,6 +138,7 @@ def _output(found: dict[str, Any], all_binary: bool) -> Output:
     if name not in (SCORES, ATTENTION):
         raise ProtocolError(f"there is no output {shortened(name)}; there are {SCORES!r} and {ATTENTION!r}")
     parameters = _field(found, "parameters", dict, f"output {name!r}", {})
+    _refuse_shared_memory(parameters, f"output {name!r}")
     classes = _field(parameters, "classification", int, f"output {name!r}", 0)
     if "classification" in parameters and name != SCORES:
         raise ProtocolError(f"{name!r} has no classes; ask for the classification of {SCORES!r}")
@@ -146,12 +147,19 @@ def _output(found: dict[str, Any], all_binary: bool) -> Output:
     return Output(name, _field(parameters, "binary_data", bool, f"output {name!r}", all_binary), classes)
 
 
+def _refuse_shared_memory(parameters: dict[str, Any], where: str) -> None:
+    named = next((name for name in parameters if name.startswith("shared_memory")), None)
+    if named:
+        raise ProtocolError(f"{where} says {shortened(named)}; shared memory is not supported, tensors go in the body")
+
+
 def _images(found: dict[str, Any], binary: _Binary | None) -> list[Image]:
     datatype = _field(found, "datatype", str, f"input {INPUT!r}")
     shape = _field(found, "shape", list, f"input {INPUT!r}")
     if not all(type(length) is int and 0 <= length <= LONGEST for length in shape):
         raise ProtocolError(f"input {INPUT!r} has shape {shortened(shape)}; it must be whole numbers up to {LONGEST}")
     parameters = _field(found, "parameters", dict, f"input {INPUT!r}", {})
+    _refuse_shared_memory(parameters, f"input {INPUT!r}")
     size = _field(parameters, "binary_data_size", int, f"input {INPUT!r}", None)
     if (size is None) == ("data" not in found):
         raise ProtocolError(f"input {INPUT!r} must have either data or parameters.binary_data_size")

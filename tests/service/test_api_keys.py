@@ -21,7 +21,7 @@ ORIGIN = "https://pages.example"
 @pytest.fixture(scope="module")
 def keys_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("secret") / "keys"
-    file.write_text("# of the shop\nshop-key\n\n  lab-key  \n")
+    file.write_text("\ufeffmarked-key\n# of the shop\nshop-key\n\n  lab-key  \n")
     return file
 
 
@@ -48,8 +48,10 @@ def predict(client: httpx.Client, **headers: str) -> httpx.Response:
         {"Authorization": "bearer lab-key"},
         {"Authorization": "Bearer\tshop-key"},
         {"X_API_Key": "shop-key"},
-        {"X_API_Key": "", "Authorization": "Bearer shop-key"},
+        {"X_API_Key": "marked-key"},
         {"X_API_Key": "wrong", "Authorization": "Bearer shop-key"},
+        {"X_API_Key": "", "Authorization": "Bearer shop-key"},
+        {"X_API_Key": "shop-key", "Authorization": "Bearer wrong"},
     ],
 )
 def test_a_key_opens_predicting(client: httpx.Client, headers: dict[str, str]):
@@ -65,6 +67,7 @@ def test_a_key_opens_predicting(client: httpx.Client, headers: dict[str, str]):
         {"Authorization": "Bearer"},
         {"X_API_Key": ""},
         {"X_API_Key": "# of the shop"},
+        {"X_API_Key": "wrong", "Authorization": "Bearer wrong"},
     ],
 )
 def test_no_key_or_another_one_is_401(client: httpx.Client, headers: dict[str, str]):
@@ -143,7 +146,11 @@ def test_without_the_setting_no_origin_is_named(service: RunningService):
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [(None, "cannot read the API keys"), ("\n# none\n", "has no API key"), ("a key", "no header can bear")],
+    [
+        (None, "cannot read the API keys"),
+        ("\n# none\n", "has no API key"),
+        ("# für alle\nschlüssel\n", "line 2 of"),
+    ],
 )
 def test_a_file_without_keys_keeps_the_service_from_starting(tmp_path: Path, content: str | None, words: str):
     file = tmp_path / "keys"

@@ -80,6 +80,8 @@ def test_train_writes_a_model_that_predict_reads(tmp_path: Path):
         (["evaluate", "nowhere", "--data", "digits"], 1, "cannot read nowhere/config.json"),
         (["predict", "--top-k", "0", "x.png"], 2, "not a whole number from 1"),
         (["predict", "--model", "nowhere", "x.png"], 1, "cannot read nowhere/config.json"),
+        (["predict", "--top-k", "5000000000", "x.png"], 2, "not a whole number from 1 to 20000"),
+        (["serve", "--protect-metrics"], 1, "error: to protect /metrics there must be keys: give --api-keys-file"),
         (["dance"], 2, "invalid choice"),
     ],
 )

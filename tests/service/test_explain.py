@@ -1,6 +1,8 @@
 """Where the network looked, over HTTP: maps as JSON, an overlay as PNG, and predictions that do not wait for them."""
 
 import io
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -103,6 +105,23 @@ def test_an_overlay(client: httpx.Client):
     assert light[looked > 0.8].mean() > light[looked < 0.2].mean()
 
 
+@pytest.mark.parametrize(
+    ("accept", "kind"),
+    [
+        ("image/png;q=0, */*", "application/json"),
+        ("image/png;q=0.5, application/json", "application/json"),
+        ("image/png, application/json", "application/json"),
+        ("*/*", "application/json"),
+        ("text/html", "application/json"),
+        ("image/*", "image/png"),
+        ("image/png, */*", "image/png"),
+        ("IMAGE/PNG; q=0.9, application/json; q=0.8", "image/png"),
+    ],
+)
+def test_the_form_that_is_liked_better(client: httpx.Client, accept: str, kind: str):
+    assert explain(client, Accept=accept).headers["content-type"] == kind
+
+
 def test_several_images_each_have_their_own_and_a_bad_one_fails_alone(client: httpx.Client):
     files = [("image", ("a.png", PNG)), ("image", ("b.png", b"broken")), ("image", ("c.png", placed(2, 2)))]
 
@@ -191,6 +210,15 @@ def test_the_command_writes_the_same_overlay(client: httpx.Client, tmp_path: Pat
         for png in ((tmp_path / "looked.png").read_bytes(), explain(client, Accept="image/png").content)
     )
     assert np.abs(ours - theirs).max() <= 2
+
+
+def test_the_command_reads_stdin(tmp_path: Path):
+    command = [Path(sys.executable).with_name("coordserve"), "explain", "-", "--out", tmp_path / "looked.png"]
+
+    done = subprocess.run(command, input=PNG, capture_output=True)
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(b"-: seven 0.")
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from loadtests.running import RunningService
+from service.cli.predicting import find
 from tests.conftest import DIGITS
 from tests.service.test_cli import coordserve
 
@@ -45,6 +46,33 @@ def test_a_pattern_stands_for_what_it_matches(photos: Path):
 
     assert done.returncode == 0, done.stderr
     assert labels(done.stdout) == ["three"]
+
+
+@pytest.mark.parametrize("pattern", ["", "/**/*"])
+def test_a_loop_of_links_shows_a_picture_once_and_a_link_to_nothing_fails(photos: Path, pattern: str):
+    (photos / "notes.txt").unlink()
+    (photos / "deeper" / "loop").symlink_to(photos)
+    (photos / "lost.png").symlink_to("nowhere")
+
+    done = coordserve("predict", f"{photos.parent}/photos*{pattern}" if pattern else photos)
+
+    assert done.returncode == 1
+    assert labels(done.stdout) == ["seven", "three"]
+    assert "lost.png: No such file" in done.stderr
+    assert "1 of 3 images failed" in done.stderr
+
+
+def test_a_folder_that_cannot_be_read_is_named(photos: Path, monkeypatch: pytest.MonkeyPatch):
+    scandir = os.scandir
+
+    def refuse(path: str) -> object:  # root may read every folder
+        if path.endswith("deeper"):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+
+    assert list(find([str(photos)])) == [str(photos / "a.PNG"), str(photos / "deeper")]
 
 
 def test_a_picture_from_stdin():
@@ -128,10 +156,31 @@ def test_a_key_for_the_server_comes_from_the_environment(compiled_cache: Path, t
     assert accepted.returncode == 0, accepted.stderr
 
 
+def test_a_key_that_cannot_be_sent_is_said_to_be_one():
+    environment = {**os.environ, "COORDSERVE_API_KEY": "schlüssel"}
+    command = [COORDSERVE, "predict", DIGITS / "dejavu-sans-7.png", "--url", "http://127.0.0.1:1"]
+
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+
+    assert done.returncode == 1
+    assert "COORDSERVE_API_KEY has characters" in done.stderr
+
+
+def test_a_picture_larger_than_the_server_takes_is_said_to_be_so(service: RunningService, tmp_path: Path):
+    (tmp_path / "large.png").write_bytes(bytes(40_000_000))
+
+    done = coordserve("predict", tmp_path / "large.png", "--url", service.url)
+
+    assert done.returncode == 1
+    assert "16,777,216 bytes" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["x.png", "--url", "localhost:8000"], "is not an address such as"),
+        (["x.png", "--url", "http://[::1"], "is not an address such as"),
+        (["x.png", "--url", "http://127.0.0.1:99999"], "is not an address such as"),
         (["x.png", "--url", "http://127.0.0.1:1"], "x.png: No such file"),
         ([DIGITS / "dejavu-sans-7.png", "--url", "http://127.0.0.1:1"], "no answer from http://127.0.0.1:1"),
         (["nothing-here-*.png"], "there are no pictures in nothing-here-*.png"),

@@ -378,11 +378,22 @@ def test_unknown_things_have_the_protocols_error_object(http: httpx.Client, meth
     assert list(answer.json()) == ["error"]
 
 
+@pytest.mark.parametrize("of", ["inputs", "outputs"])
+def test_shared_memory_is_refused_in_words(http: httpx.Client, of: str):
+    there = {"parameters": {"shared_memory_region": "mine", "shared_memory_byte_size": 40}}
+    found = {**request_json(png(1)), "outputs": [{"name": "scores"}]}
+
+    answer = http.post(INFER, json={**found, of: [{**found[of][0], **there}]})
+
+    assert answer.status_code == 400
+    assert "shared memory is not supported" in answer.json()["error"]
+
+
 def test_an_empty_body_is_400(http: httpx.Client):
     answer = http.post(INFER)
 
     assert answer.status_code == 400
-    assert list(answer.json()) == ["error"]
+    assert answer.json() == {"error": "the body is empty; send the bytes of an image, or JSON that holds one"}
 
 
 def test_a_compressed_body_is_refused(triton: InferenceServerClient):
