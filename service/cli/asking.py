@@ -53,10 +53,7 @@ class Server:
                 reason = f"{len(data):,} bytes may be more than it takes"
                 return Result(name, error=f"no answer from {self._url}, which closed the connection: {reason}")
             except (OSError, http.client.HTTPException) as error:
-                reason = getattr(error, "reason", error)
-                if isinstance(reason, BrokenPipeError | ConnectionResetError):
-                    reason = "it took no more of the picture, which may be larger than it allows"
-                return Result(name, error=f"no answer from {self._url}: {reason}")
+                return Result(name, error=f"no answer from {self._url}: {getattr(error, 'reason', error)}")
             except (ValueError, LookupError, TypeError):
                 return Result(name, error=f"{self._url} is no coordserve: its answer has no predictions")
         raise AssertionError("the last attempt returns")

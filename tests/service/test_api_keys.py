@@ -6,10 +6,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from starlette.datastructures import Headers
 
 from loadtests.running import RunningService, wait_until
-from service.api_keys import ApiKeys
 from tests.conftest import DIGITS
 from tests.service.test_cli import coordserve
 
@@ -161,17 +159,3 @@ def test_a_file_without_keys_keeps_the_service_from_starting(tmp_path: Path, con
 
     assert done.returncode == 1
     assert words in done.stderr
-
-
-def test_a_byte_order_mark_is_no_part_of_a_key(tmp_path: Path):
-    file = tmp_path / "keys"
-    file.write_bytes(b"\xef\xbb\xbfshop-key\r\n")
-
-    ApiKeys(file).check(Headers({"X-API-Key": "shop-key"}))
-
-
-def test_metrics_cannot_be_protected_without_keys():
-    done = coordserve("serve", "--port", "0", "--protect-metrics")
-
-    assert done.returncode == 1
-    assert "protect_metrics needs api_keys_file" in done.stderr
