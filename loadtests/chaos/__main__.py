@@ -24,7 +24,8 @@ SCENARIOS = ["overload", "priorities", "hang_ups", "shutdown", "crashes", "agree
 HEAD = """# Reliability
 
 Written by `make chaos`, which runs every scenario in full, or by `python -m loadtests.chaos NAME --out PAGE` for one;
-the claims say how often and how long. A short form of each is in `make test`. The clients run on the same cores as the service.
+the claims say how often and how long. A short form of each is in `make test`. The clients run on the same cores as
+the service.
 
 """
 CONDITIONS = "{date}: coordserve {version}, Python {python}, torch {torch}, {cores} cores of {cpu}."
