@@ -11,7 +11,8 @@ import platform
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -39,6 +40,7 @@ TOLERANCE = {"float32": 1e-3, "bfloat16": 0.25}
 UNFINISHED = ".compiling-"
 ABANDONED_SECONDS = 3600.0  # far beyond what compiling takes
 MAX_BATCH = 1024
+INDUCTOR_CACHE = "TORCHINDUCTOR_CACHE_DIR"
 # Splitting less work than this over cores costs more in synchronisation than it saves.
 SINGLE_THREAD_MULTIPLY_ADDS = 20_000_000
 
@@ -216,15 +218,14 @@ def jit(classifier: Classifier, cache: Path) -> Run:
     """
     with _ours(cache):
         # Inductor loads what it finds there; its own choice is a folder under /tmp that anybody may have made.
-        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache / "inductor"))
+        os.environ.setdefault(INDUCTOR_CACHE, str(cache / "inductor"))
     return torch.compile(classifier, fullgraph=True, dynamic=False, options={"freezing": True})
 
 
 def _export(classifier: Classifier, images: Tensor, path: Path) -> None:
     batch = torch.export.Dim("batch", min=1, max=MAX_BATCH)
     # Inductor's own files go where ours do: a read-only root or a user without a name has no other place.
-    with torch.no_grad(), tempfile.TemporaryDirectory(dir=path.parent) as scratch:
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = scratch
+    with torch.no_grad(), tempfile.TemporaryDirectory(dir=path.parent) as scratch, _inductor_cache(scratch):
         program = torch.export.export(classifier, (images,), dynamic_shapes=({0: batch},))
         # Freezing folds the weights into their final layout: 2x on a CPU.
         torch._inductor.aoti_compile_and_package(
@@ -233,6 +234,19 @@ def _export(classifier: Classifier, images: Tensor, path: Path) -> None:
             # Precompiled headers would be taken from a folder under /tmp that anybody may have made.
             inductor_configs={"freezing": True, "compile_threads": 1, "aot_inductor.precompile_headers": False},
         )
+
+
+@contextmanager
+def _inductor_cache(folder: str) -> Iterator[None]:
+    """Where Inductor keeps its files meanwhile; afterwards whoever is started by us must not inherit it."""
+    before = os.environ.get(INDUCTOR_CACHE)
+    os.environ[INDUCTOR_CACHE] = folder
+    try:
+        yield
+    finally:
+        del os.environ[INDUCTOR_CACHE]
+        if before is not None:
+            os.environ[INDUCTOR_CACHE] = before
 
 
 def _digest(path: Path) -> str:
