@@ -20,6 +20,32 @@ KEEP_ALIVE_SECONDS = 65  # above the 60 s of common proxies, so that they and no
 WRITE_SECONDS = 30.0  # how long a client may take nothing of an answer
 
 
+class Answers:
+    """A transport that writes the head of an answer with the first of its body: one call to the kernel, not two."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._head = b""
+        self.is_closing = transport.is_closing
+
+    def write(self, data: bytes) -> None:
+        if data.startswith(b"HTTP/1.1 ") and not data.startswith(b"HTTP/1.1 100"):  # what follows 100 waits for it
+            self.flush()
+            self._head = data
+        else:
+            self._transport.write(self._head + data)
+            self._head = b""
+
+    def flush(self) -> None:
+        """For a head that no body follows."""
+        if self._head:
+            self.write(b"")
+
+    def close(self) -> None:
+        self.flush()
+        self._transport.close()
+
+
 class Connection(HttpToolsProtocol):
     """One connection in the event loop of a worker.
 
@@ -38,6 +64,7 @@ class Connection(HttpToolsProtocol):
     # uvicorn leaves a connection that never says anything open for ever.
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self._answers = Answers(transport)
         self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -70,8 +97,13 @@ class Connection(HttpToolsProtocol):
         size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
         self.app = self.config.loaded_app if size <= HEAD_BYTES else _refuse_head
         super().on_headers_complete()
+        self.cycle.transport = self._answers  # type: ignore[assignment]
         if self._ending:
             self.cycle.keep_alive = False
+
+    def on_response_complete(self) -> None:
+        self._answers.flush()
+        super().on_response_complete()
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
         self._task = self.loop.create_task(cycle.run_asgi(app))

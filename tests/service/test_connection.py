@@ -113,6 +113,28 @@ def test_pipelined_requests_are_answered_in_order(service: RunningService):
         assert [read_answer(file)[0] for _ in range(3)] == [200, 404, 200]
 
 
+def test_a_body_may_wait_to_be_asked_for(service: RunningService):
+    """RFC 9110, section 10.1.1."""
+    with connect(service) as client, client.makefile("rb") as file:
+        client.sendall(HEAD + b"Expect: 100-continue\r\n\r\n")
+        assert (file.readline(), file.readline()) == (b"HTTP/1.1 100 Continue\r\n", b"\r\n")
+        client.sendall(SEVEN)
+
+        status, body = read_answer(file)
+    assert (status, body["predictions"][0][0]["label"]) == (200, "seven")
+
+
+def test_an_answer_without_a_body_comes_at_once(service: RunningService):
+    with connect(service) as client, client.makefile("rb") as file:
+        client.sendall(b"HEAD /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert file.readline() == b"HTTP/1.1 405 Method Not Allowed\r\n"
+        while file.readline() != b"\r\n":
+            pass
+        client.sendall(REQUEST)  # on the same connection, and nothing of the other answer is in its way
+
+        assert read_answer(file)[0] == 200
+
+
 def test_headers_without_end_are_refused(service: RunningService):
     with connect(service) as client:
         client.sendall(HEAD)
