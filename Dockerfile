@@ -24,7 +24,9 @@ RUN --mount=type=secret,id=pip_conf,target=/etc/pip.conf,required=false \
     && /opt/pip/bin/pip --python /opt/venv/bin/python install --no-cache-dir --disable-pip-version-check \
         --constraint constraints.txt ${index:+--extra-index-url "${index}"} --requirement torch.txt \
     && /opt/pip/bin/pip --python /opt/venv/bin/python install --no-cache-dir --disable-pip-version-check \
-        --constraint constraints.txt --requirement requirements.txt
+        --constraint constraints.txt --requirement requirements.txt \
+    # Its own tests, compiled, which some builds of torch bring: 120 MB.
+    && cd /opt/venv/lib/python3.*/site-packages/torch && rm -rf test bin/test_* bin/*Test
 
 # -- the service itself ----------------------------------------------------------------------------------------------
 FROM dependencies AS project
@@ -55,6 +57,12 @@ COPY deploy/image/healthcheck.py /usr/local/bin/coordserve-healthcheck
 COPY LICENSE /usr/share/doc/coordserve/LICENSE
 ARG model=models/bundled/digits
 COPY ${model} /opt/model
+# For GPUs: the driver comes from the node, the rest of CUDA with torch, whose headers AOTInductor looks for in CUDA_HOME.
+ARG variant
+RUN [ "${variant}" = cpu ] || { \
+        header=$(find /opt/venv -path '*/nvidia/*/include/cuda.h' -print -quit) \
+        && ln -s "${header%/include/cuda.h}" /opt/cuda; \
+    }
 # USER names who we are where the uid has no name: Inductor asks.
 ENV PATH=/opt/coordserve/bin:/opt/venv/bin:/usr/local/bin:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin \
     PYTHONPATH=/opt/coordserve \
@@ -65,6 +73,7 @@ ENV PATH=/opt/coordserve/bin:/opt/venv/bin:/usr/local/bin:/usr/local/sbin:/usr/s
     XDG_CONFIG_HOME=/var/cache/coordserve/config \
     TORCHINDUCTOR_CACHE_DIR=/var/cache/coordserve/inductor \
     TRITON_CACHE_DIR=/var/cache/coordserve/triton \
+    CUDA_HOME=/opt/cuda \
     COORDSERVE_MODEL=/opt/model \
     COORDSERVE_HOST=0.0.0.0
 
@@ -81,20 +90,8 @@ RUN mkdir /opt/packages && if [ "${package}" = yes ]; then \
         && chmod -R a+rX,go-w /opt/packages; \
     fi
 
-# -- the variants ----------------------------------------------------------------------------------------------------------
-FROM runtime AS image-cpu
-
-FROM runtime AS image-cuda
-# The driver comes from the node; the rest of CUDA with torch, whose headers AOTInductor finds by CUDA_HOME.
-ENV NVIDIA_VISIBLE_DEVICES=all \
-    NVIDIA_DRIVER_CAPABILITIES=compute,utility \
-    CUDA_HOME=/opt/cuda
-RUN header=$(find /opt/venv -path '*/nvidia/*/include/cuda.h' -print -quit) \
-    && ln -s "${header%/include/cuda.h}" /opt/cuda
-
-# A stage of this file, not an image.
-# hadolint ignore=DL3006
-FROM image-${variant}
+# -- the image -------------------------------------------------------------------------------------------------------------
+FROM runtime
 COPY --from=packages /opt/packages /opt/packages
 ARG version=0.1.0
 ARG revision=unknown
