@@ -34,10 +34,15 @@ def main() -> int:
     shape = SHAPES[options.shape]
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        url, settings = options.url, {}
+        url, settings = options.url.rstrip("/"), {}
         if not url:
             service = stack.enter_context(own_service())
             url, settings = service.url, {**Settings().model_dump(), "port": service.port}
+        try:
+            model = card(url)
+        except OSError as error:
+            print(f"loadtest: {url} does not answer: {error}", file=sys.stderr)
+            return 2
         started, record = datetime.now(UTC), folder / "record.json"
         seconds = options.seconds or shape.seconds
         print(f"{options.shape}: {shape.what}, {seconds:g} s against {url}", file=sys.stderr)
@@ -50,7 +55,7 @@ def main() -> int:
             "Run": {"when": f"{started:%Y-%m-%d %H:%M} UTC", "address": url, "locust's processes": options.processes},
             "This machine": machine(),
             "Versions here": versions(),
-            "Model": card(url),
+            "Model": model,
         }
         if settings:
             about["Settings of the service"] = settings
@@ -89,7 +94,7 @@ def own_service() -> Iterator[RunningService]:
 
 def locust(url: str, options: argparse.Namespace, seconds: float, record: Path) -> list[str]:
     """Its command."""
-    command = [sys.executable, "-m", "locust", "--headless", "--only-summary", "--host", url.rstrip("/")]
+    command = [sys.executable, "-m", "locust", "--headless", "--only-summary", "--loglevel", "WARNING", "--host", url]
     command += ["--locustfile", str(FOLDER / "locustfile.py"), "--stop-timeout", str(STOP_SECONDS)]
     command += ["--shape", options.shape, "--users", str(options.users), "--rate", str(options.rate)]
     command += ["--run-time", f"{seconds:g}s", "--slo", str(options.slo.resolve()), "--record", str(record)]
@@ -119,7 +124,7 @@ def versions() -> dict[str, str]:
 
 def card(url: str) -> dict[str, Any]:
     """What the service says of its model, but for what is long."""
-    with urllib.request.urlopen(f"{url}/v1/models") as answer:
+    with urllib.request.urlopen(f"{url}/v1/models", timeout=10) as answer:
         found = json.load(answer)["models"][0]
     return {name: value for name, value in found.items() if name != "preprocessing"}
 

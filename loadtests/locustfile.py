@@ -6,7 +6,6 @@ A pod has locust and Python's own library: what is imported here needs no more.
 """
 
 import json
-import logging
 import os
 import random
 import sys
@@ -29,8 +28,6 @@ from loadtests.record import Record
 from loadtests.shapes import SHAPES
 from loadtests.slo import SloError, read
 
-log = logging.getLogger(__name__)
-
 KEY_VARIABLE = "COORDSERVE_API_KEY"
 HEADERS = {"Authorization": f"Bearer {key}"} if (key := os.environ.get(KEY_VARIABLE)) else {}
 NO_ANSWER_SECONDS = 10.0  # then it is an error; --stop-timeout must be longer, for it to be counted
@@ -52,7 +49,7 @@ def _add_options(parser: Any) -> None:
 
 
 class Load:
-    """What a process of locust knows of its run: the mix where there are users, the record where figures meet."""
+    """What a process of locust knows of its run; the record is kept where all figures meet."""
 
     mix: Mix
     record: Record | None = None
@@ -60,25 +57,22 @@ class Load:
 
 @events.init.add_listener
 def _prepare(environment: Any, runner: Any, **_: Any) -> None:
-    if isinstance(runner, runners.WorkerRunner):
-        return
     options = environment.parsed_options
-    shape = SHAPES[options.shape]
-    options.run_time = options.run_time or shape.seconds
     try:
+        card = _card(environment.host)
+        Load.mix = Mix(Path(options.corpus), card["name"], card["labels"])
         objectives = read(Path(options.slo))
-    except SloError as error:
-        sys.exit(f"loadtest: {error}")
-    server = Metrics(environment.host, HEADERS).sample if options.record else dict
-    Load.record = Record(environment.stats, shape, options.run_time, objectives, lambda: runner.user_count, server)
+    except (OSError, SloError) as error:
+        sys.exit(f"loadtest: {environment.host}: {error}")
+    if not isinstance(runner, runners.WorkerRunner):
+        shape = SHAPES[options.shape]
+        options.run_time = options.run_time or shape.seconds
+        server = Metrics(environment.host, HEADERS).sample if options.record else dict
+        Load.record = Record(environment.stats, shape, options.run_time, objectives, lambda: runner.user_count, server)
 
 
 @events.test_start.add_listener
 def _start(environment: Any, **_: Any) -> None:
-    if not isinstance(environment.runner, runners.MasterRunner):
-        options = environment.parsed_options
-        card = _card(environment.host)
-        Load.mix = Mix(Path(options.corpus), card["name"], card["labels"])
     if Load.record:
         Load.record.start()
         if environment.parsed_options.record:
@@ -92,6 +86,8 @@ def _decide(environment: Any, **_: Any) -> None:
         return
     record.finish()
     options = environment.parsed_options
+    for period in record.periods if len(record.periods) > 1 else []:
+        print(period)
     for verdict in record.verdicts:
         print(verdict)
     for exception in environment.runner.exceptions.values():

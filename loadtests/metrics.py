@@ -44,6 +44,6 @@ def parse(text: str) -> dict[str, float]:
 def _mean(name: str, labels: str, scale: float, found: dict[str, float], last: dict[str, float]) -> float:
     def more(what: str) -> float:
         key = f"{name}_{what}{labels}"
-        return found.get(key, math.nan) - last.get(key, math.nan)
+        return found.get(key, math.nan) - (last.get(key, 0.0) if last else math.nan)
 
     return scale * more("sum") / more("count") if more("count") > 0 else math.nan

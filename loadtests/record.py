@@ -1,5 +1,6 @@
 """What happened in a run, second by second and period by period, and whether that will do."""
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -25,6 +26,10 @@ class Period:
     def held(self) -> bool:
         return all(verdict.held for verdict in self.verdicts)
 
+    def __str__(self) -> str:
+        broken = [str(verdict) for verdict in self.verdicts if not verdict.held]
+        return f"{self.users} users, {self.figures.requests_per_second:.1f} requests/s: {'; '.join(broken) or 'held'}"
+
 
 class Record:
     """Kept by the one process in which locust's figures come together."""
@@ -46,12 +51,14 @@ class Record:
         self.periods: list[Period] = []
 
     def start(self) -> None:
-        self._start = time.monotonic()
+        self._start, self._end = time.monotonic(), math.inf
         self._sampled = self._judged = self._figures()
         self._server()  # from which the first means count
 
     def sample(self) -> None:
-        """One point of every chart."""
+        """One point of every chart; none after the end."""
+        if self._end < math.inf:
+            return
         now = self._figures()
         new, self._sampled = now.since(self._sampled), now
         client = {
@@ -70,7 +77,9 @@ class Record:
         ended = second * self._shape.periods / self._seconds
         if second < self._seconds and ended >= len(self.periods) + 1:
             self._judge()
-        return second >= self._seconds or self._broken
+        if over := second >= self._seconds or self._broken:
+            self._end = time.monotonic()
+        return over
 
     def finish(self) -> None:
         """When all figures have come."""
@@ -111,7 +120,7 @@ class Record:
         return self._shape.until_broken and bool(self.periods) and not self.periods[-1].held
 
     def _figures(self) -> Figures:
-        return Figures.of(self._stats, time.monotonic() - self._start)
+        return Figures.of(self._stats, min(time.monotonic(), self._end) - self._start)
 
     def _judge(self) -> None:
         now = self._figures()

@@ -105,13 +105,13 @@ def _charts(record: dict[str, Any]) -> str:
                 ("wrong or none", RED, "wrong"),
             ),
             draw(
-                "Service: stages of a request",
+                "Service: /v1/predict and stages of all",
                 "ms, mean",
+                ("from head to answer", GREY, "request_ms"),
                 ("decode", GREEN, "decode_ms"),
                 ("queue", ORANGE, "queue_ms"),
                 ("infer", BLUE, "infer_ms"),
             ),
-            draw("Service: /v1/predict, from head to answer", "ms, mean", ("request", BLUE, "request_ms")),
             draw("Service: batches", "images, mean", ("batch size", BLUE, "batch_images")),
             draw(
                 "Service: images",
@@ -147,8 +147,14 @@ def _errors(errors: list[dict[str, Any]]) -> list[str]:
 
 
 def _about(name: str, facts: dict[str, Any]) -> str:
-    rows = "".join(f"<tr><th>{escape(str(key))}</th><td>{escape(str(value))}</td></tr>" for key, value in facts.items())
+    rows = "".join(f"<tr><th>{escape(key)}</th><td>{escape(_text(value))}</td></tr>" for key, value in facts.items())
     return f"<section><h3>{escape(name)}</h3><table>{rows}</table></section>"
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, dict):
+        value = [f"{key}: {of}" for key, of in value.items()]
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[Cell]], good: Sequence[bool]) -> str:

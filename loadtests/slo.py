@@ -25,7 +25,7 @@ class Verdict:
     def __str__(self) -> str:
         bound = "at least" if self.objective in AT_LEAST else "at most"
         outcome = "held" if self.held else "BROKEN"
-        return f"{outcome:6}  {self.objective:20} {bound} {self.asked:g}, measured {self.measured:.4g}"
+        return f"{outcome} {self.objective} {bound} {self.asked:g}, measured {self.measured:.4g}"
 
 
 @dataclass(frozen=True)
