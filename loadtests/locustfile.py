@@ -10,13 +10,13 @@ import os
 import random
 import sys
 import time
-import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Any
 
 import gevent
 import locust.stats
+from gevent.event import Event
 from gevent.pool import Group
 from locust import FastHttpUser, LoadTestShape, between, events, runners, task
 
@@ -45,6 +45,7 @@ def _add_options(parser: Any) -> None:
     parser.add_argument("--rate", type=float, default=50.0, help="requests/s of the shape poisson, all together")
     parser.add_argument("--slo", default=str(Path(__file__).with_name("slo.toml")), help="the file of objectives")
     parser.add_argument("--corpus", default=str(CORPUS), help="the folder of pictures")
+    parser.add_argument("--wait", type=float, default=0.0, help="for so many seconds until the service answers")
     parser.add_argument("--record", default="", help="write what happened there, and sample /metrics for it")
 
 
@@ -52,6 +53,8 @@ class Load:
     """What a process of locust knows of its run; the record is kept where all figures meet."""
 
     mix: Mix
+    ready = Event()
+    """there is a mix; a worker gets its users as soon as it has a connection to the master"""
     record: Record | None = None
 
 
@@ -59,8 +62,9 @@ class Load:
 def _prepare(environment: Any, runner: Any, **_: Any) -> None:
     options = environment.parsed_options
     try:
-        card = _card(environment.host)
+        card = _card(environment.host, options.wait)
         Load.mix = Mix(Path(options.corpus), card["name"], card["labels"])
+        Load.ready.set()
         objectives = read(Path(options.slo))
     except (OSError, SloError) as error:
         sys.exit(f"loadtest: {environment.host}: {error}")
@@ -91,7 +95,7 @@ def _decide(environment: Any, **_: Any) -> None:
     for verdict in record.verdicts:
         print(verdict)
     for exception in environment.runner.exceptions.values():
-        print(f"BROKEN  the load itself: {exception['msg']}")
+        print(f"BROKEN the load itself: {exception['msg']}")
     passed = record.passed and not environment.runner.exceptions
     print(f"{options.shape}: {'passed' if passed else 'FAILED'}", flush=True)
     if options.record:
@@ -106,10 +110,17 @@ def _keep_sampling(record: Record) -> None:
         record.sample()
 
 
-def _card(host: str) -> dict[str, Any]:
+def _card(host: str, wait: float) -> dict[str, Any]:
     request = urllib.request.Request(f"{host}/v1/models", headers=HEADERS)
-    with urllib.request.urlopen(request, timeout=NO_ANSWER_SECONDS) as answer:
-        return json.load(answer)["models"][0]
+    limit = time.monotonic() + wait
+    while True:
+        try:
+            with urllib.request.urlopen(request, timeout=NO_ANSWER_SECONDS) as answer:
+                return json.load(answer)["models"][0]
+        except OSError:
+            if time.monotonic() > limit:
+                raise
+            gevent.sleep(1)
 
 
 class User(FastHttpUser):
@@ -117,6 +128,9 @@ class User(FastHttpUser):
 
     abstract = True
     network_timeout = connection_timeout = NO_ANSWER_SECONDS
+
+    def on_start(self) -> None:
+        Load.ready.wait()
 
     def ask(self, due: float | None = None) -> None:
         """One question. `due`, of time.monotonic(), is when it should have left: latency counts from then."""
@@ -154,6 +168,7 @@ class Arrivals(User):
     concurrency = MOST_CONNECTIONS
 
     def on_start(self) -> None:
+        super().on_start()
         options = self.environment.parsed_options
         self.rate = options.rate / options.expect_workers
         self.due = time.monotonic()
@@ -165,10 +180,14 @@ class Arrivals(User):
 
     @task
     def one(self) -> None:
-        self.waiting.spawn(self.ask, self.due)
+        self.waiting.spawn(self.ask, self.due).link_exception(self._tell)
 
     def on_stop(self) -> None:
         self.waiting.join(NO_ANSWER_SECONDS)
+
+    def _tell(self, failed: gevent.Greenlet) -> None:
+        """As locust itself does of what a task raises."""
+        self.environment.events.user_error.fire(user_instance=self, exception=failed.exception, tb=failed.exc_info[2])
 
 
 class Course(LoadTestShape):

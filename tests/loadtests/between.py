@@ -18,19 +18,23 @@ class Sent:
     body: bytes
 
 
-Forward = Callable[[bytes], Sent]
-"""Asks the service the same with another body."""
+Forward = Callable[[bytes | None], Sent]
+"""Asks the service the same with this body."""
 
 
 @contextmanager
-def between(url: str, answer: Callable[[str, bytes, Forward], Sent]) -> Iterator[str]:
-    """The address of a server that answers every POST by `answer(path, body, forward)`, and every GET as `url` does."""
+def between(
+    url: str,
+    answer: Callable[[str, bytes, Forward], Sent],
+    get: Callable[[Forward], Sent] = lambda forward: forward(None),
+) -> Iterator[str]:
+    """The address of a server that answers every POST by `answer(path, body, forward)`, and every GET by `get`."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
-            self._send(self._forward(None))
+            self._send(get(self._forward))
 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
