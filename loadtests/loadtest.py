@@ -75,8 +75,10 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, help="how long (default: as the shape has it)")
     parser.add_argument("--users", type=int, default=8, help="at once, each with a tenth of a second between requests")
     parser.add_argument("--rate", type=float, default=50.0, help="requests/s of the shape poisson")
-    parser.add_argument("--processes", type=int, default=1, help="of locust; one is busy with some 500 requests/s")
-    parser.add_argument("--url", default="", help="of a service that runs (default: start one)")
+    parser.add_argument("--processes", type=int, default=1, help="of locust; each keeps one core busy at most")
+    parser.add_argument(
+        "--url", default="", help="of a service that runs, its key in COORDSERVE_API_KEY (default: start one)"
+    )
     parser.add_argument("--slo", type=Path, default=FOLDER / "slo.toml", help="the file of objectives")
     parser.add_argument("--out", type=Path, default=Path("loadtest.html"), help="the page")
     return parser.parse_args()

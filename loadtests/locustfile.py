@@ -36,7 +36,7 @@ SPAWNED_PER_SECOND = 100  # as many as locust advises
 
 # Workers tell the master every second, so that it can draw one; and what is under 10 ms differs, too.
 runners.WORKER_REPORT_INTERVAL = 1.0
-locust.stats.bucket_response_time = lambda milliseconds: float(f"{milliseconds:.3g}")  # type: ignore[assignment]
+locust.stats.bucket_response_time = lambda milliseconds: float(f"{milliseconds:.3g}")
 
 
 @events.init_command_line_parser.add_listener

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from loadtests.figures import Figures
+from loadtests.figures import PREDICT, Figures
 from loadtests.shapes import Shape
 from loadtests.slo import Objectives, Verdict
 
@@ -100,7 +100,7 @@ class Record:
         return all(verdict.held for verdict in self.verdicts) and all(period.held for period in periods)
 
     def json(self) -> dict[str, Any]:
-        entries = [*sorted(self._stats.entries.values(), key=lambda entry: (entry.name, entry.method))]
+        entries = sorted(self._stats.entries.values(), key=_predictions_first)
         return {
             "what": self._shape.what,
             "passed": self.passed,
@@ -128,6 +128,10 @@ class Record:
         alone = self._shape.periods > 1
         objectives = self._objectives.whatever_the_rate() if alone else self._objectives
         self.periods.append(Period(self._users(), figures, objectives.judge(figures)))
+
+
+def _predictions_first(entry: Any) -> tuple[bool, str, str]:
+    return not entry.name.startswith(PREDICT), entry.name, entry.method
 
 
 def _summary(figures: Figures) -> dict[str, float]:

@@ -105,9 +105,9 @@ def _charts(record: dict[str, Any]) -> str:
                 ("wrong or none", RED, "wrong"),
             ),
             draw(
-                "Service: /v1/predict and stages of all",
+                "Service: stages of a request",
                 "ms, mean",
-                ("from head to answer", GREY, "request_ms"),
+                ("whole /v1/predict", GREY, "request_ms"),
                 ("decode", GREEN, "decode_ms"),
                 ("queue", ORANGE, "queue_ms"),
                 ("infer", BLUE, "infer_ms"),

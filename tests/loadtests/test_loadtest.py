@@ -64,7 +64,7 @@ def test_the_page_has_what_was_measured_and_on_what(steady):
 
     assert row(html, "error rate") == ["at most 0 %", "0 %", "held"]
     assert row(html, "predict small.jpg")[1] == "0"
-    for chart in ("latency of predictions", "stages of all", "batches", "images"):
+    for chart in ("latency of predictions", "stages of a request", "batches", "images"):
         assert re.search(rf'aria-label="[^"]*{chart}".*?<polyline', html), chart
     for fact in ("processor", "cores", "locust", "torch", "weights_sha256", "network"):
         assert f"<th>{fact}</th>" in html
