@@ -45,7 +45,7 @@ def main() -> int:
             return 2
         started, record = datetime.now(UTC), folder / "record.json"
         seconds = options.seconds or shape.seconds
-        print(f"{options.shape}: {shape.what}, {seconds:g} s against {url}", file=sys.stderr)
+        print(f"{options.shape}: {shape.what}, {seconds} s against {url}", file=sys.stderr)
         command = locust(url, options, seconds, record)
         code = subprocess.run(command, cwd=FOLDER.parent, stdin=subprocess.DEVNULL).returncode
         if not record.exists():
@@ -72,7 +72,7 @@ def _options() -> argparse.Namespace:
         default="steady",
         help="; ".join(f"{name}: {one.what}" for name, one in SHAPES.items()),
     )
-    parser.add_argument("--seconds", type=float, help="how long (default: as the shape has it)")
+    parser.add_argument("--seconds", type=int, help="how long (default: as the shape has it)")
     parser.add_argument("--users", type=int, default=8, help="at once, each with a tenth of a second between requests")
     parser.add_argument("--rate", type=float, default=50.0, help="requests/s of the shape poisson")
     parser.add_argument("--processes", type=int, default=1, help="of locust; each keeps one core busy at most")
@@ -94,12 +94,12 @@ def own_service() -> Iterator[RunningService]:
         yield service
 
 
-def locust(url: str, options: argparse.Namespace, seconds: float, record: Path) -> list[str]:
+def locust(url: str, options: argparse.Namespace, seconds: int, record: Path) -> list[str]:
     """Its command."""
     command = [sys.executable, "-m", "locust", "--headless", "--only-summary", "--loglevel", "WARNING", "--host", url]
     command += ["--locustfile", str(FOLDER / "locustfile.py"), "--stop-timeout", str(STOP_SECONDS)]
     command += ["--shape", options.shape, "--users", str(options.users), "--rate", str(options.rate)]
-    command += ["--run-time", f"{seconds:g}s", "--slo", str(options.slo.resolve()), "--record", str(record)]
+    command += ["--run-time", f"{seconds}s", "--slo", str(options.slo.resolve()), "--record", str(record)]
     if options.processes > 1:
         port = str(_free_port())
         command += ["--processes", str(options.processes), "--master-bind-host", "127.0.0.1"]

@@ -13,7 +13,7 @@ class Shape:
     """A course of load. Users ask, wait a little, ask again; an open loop asks at its times, whatever comes back."""
 
     what: str
-    seconds: float
+    seconds: int
     """how long it takes unless something else is asked for"""
     users: Callable[[float, int], int]
     """how many after a share of the time (0 to 1), where so many are asked for"""
