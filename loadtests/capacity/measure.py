@@ -1,0 +1,169 @@
+"""Measures one pod on this machine: `coordserve serve` as it is, asked by one connection and then by many.
+
+A lone request tells what each step takes while nothing else runs. What all cores together answer to many connections
+tells how much longer everything takes then: `crowded` is chosen so that the simulation answers as many.
+"""
+
+import os
+import platform
+import random
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import date
+from pathlib import Path
+from statistics import median
+
+import uvloop
+
+from loadtests.bench import cpu
+from loadtests.capacity.pod import Pod
+from loadtests.capacity.serving import closed_loop
+from loadtests.client import Answer, Client, hurry, post
+from loadtests.pictures import photo
+from loadtests.running import RunningService
+from models.config import read_config
+from service import __version__
+from service.settings import Settings, available_cores
+
+PICTURE = photo(224, 224, 75)
+REQUEST = post("/v1/predict", PICTURE, Content_Type="image/jpeg")
+LONE_SECONDS, BUSY_SECONDS = 5.0, 5.0
+CONNECTIONS = 64
+SIMULATED = 4000  # requests of the closed loop, when `crowded` is looked for
+STEPS = 10
+LEAST_CROWDED, MOST_CROWDED = 0.3, 4.0
+
+
+@dataclass
+class Loaded:
+    """What a load did, and the seconds of CPU that it took."""
+
+    answers: list[Answer]
+    seconds: float
+    workers_cpu: float
+    client_cpu: float
+
+
+class Bench:
+    """A running service and connections to it, spread over its workers by the kernel."""
+
+    def __init__(self, service: RunningService, connections: int, seed: int = 0) -> None:
+        self._service, self._connections = service, connections
+        self._workers = service.children("service.worker")
+        self._client = Client("127.0.0.1", service.port, random.Random(seed))
+        self.shares: list[float] = []
+        """of the connections, by worker"""
+
+    async def connect(self) -> None:
+        ours = set(await self._client.open(self._connections))
+        await self._client.closed_loop(REQUEST, self._connections, _for(0.5))  # every connection is taken, and warm
+        for worker in self._workers:
+            theirs = {one.raddr.port for one in worker.net_connections("tcp") if one.raddr}
+            self.shares.append(len(ours & theirs) / len(ours))
+
+    async def open_loop(self, times: list[float]) -> Loaded:
+        return await self._loaded(lambda: self._client.open_loop(REQUEST, times))
+
+    async def closed_loop(self, seconds: float) -> Loaded:
+        return await self._loaded(lambda: self._client.closed_loop(REQUEST, self._connections, _for(seconds)))
+
+    async def _loaded(self, load) -> Loaded:  # type: ignore[no-untyped-def]
+        before, client, started = self._workers_cpu(), time.process_time(), time.monotonic()
+        answers = await load()
+        seconds = time.monotonic() - started
+        return Loaded(answers, seconds, self._workers_cpu() - before, time.process_time() - client)
+
+    def _workers_cpu(self) -> float:
+        return sum(sum(worker.cpu_times()[:2]) for worker in self._workers)
+
+
+def _for(seconds: float):  # type: ignore[no-untyped-def]
+    until = time.monotonic() + seconds
+    return lambda: time.monotonic() < until
+
+
+def good(answers: list[Answer]) -> list[Answer]:
+    """Those with 200. Raises RuntimeError if there are others than 200 and 429."""
+    if odd := {answer.status for answer in answers} - {200, 429}:
+        raise RuntimeError(f"answers with {odd}: nothing is measured on a service that fails")
+    return [answer for answer in answers if answer.status == 200]
+
+
+def timing(answers: list[Answer], name: str) -> float:
+    """The median of a field of `timing`."""
+    found = (answer.body.split(f'"{name}":'.encode())[1] for answer in answers)
+    return median(float(rest.replace(b"}", b",").split(b",")[0]) for rest in found)
+
+
+@contextmanager
+def started(model: Path, cache: Path) -> Iterator[tuple[RunningService, float]]:
+    """The service, ready and compiled, and after how many seconds it was."""
+    with RunningService(model=model, cache_dir=cache, wait_for_compile=True) as service:
+        yield service, time.monotonic() - service.started
+
+
+def pod(model: Path, cache: Path | None = None) -> Pod:
+    """The pod that a model makes of this machine; with an empty cache the compilation is timed, too."""
+    with tempfile.TemporaryDirectory() as folder:
+        cache = cache or Path(folder)
+        with started(model, cache) as (_, first):
+            pass
+        with started(model, cache) as (service, again):
+            found = uvloop.run(_measured(service, model))
+    return _fitted(replace(found, start_seconds=again, compile_seconds=max(0.0, first - again)))
+
+
+async def _measured(service: RunningService, model: Path) -> Pod:
+    card, settings = service.card(), Settings(model=model)
+    lone, busy = Bench(service, 1), Bench(service, CONNECTIONS)
+    with hurry():
+        await lone.connect()
+        few = await lone.closed_loop(LONE_SECONDS)
+        await busy.connect()
+        many = await busy.closed_loop(BUSY_SECONDS)
+    answers = good(few.answers)
+    curve = {int(size): rate for size, rate in card["images_per_second"].items()}
+    decode, infer = timing(answers, "decode_ms") / 1e3, timing(answers, "infer_ms") / 1e3
+    client = few.client_cpu / len(answers)
+    work = few.workers_cpu / len(answers)
+    lone_seconds = median(answer.seconds for answer in answers)
+    return Pod(
+        model=read_config(model).name,
+        device=card["device"],
+        cores=available_cores(),
+        workers=settings.workers,
+        queue_images=settings.queue_images,
+        batch_cap=card["batch_cap"],
+        threads=card["threads"],
+        images_per_second=curve,
+        decode_seconds=decode,
+        request_seconds=max(0.0, work - decode),
+        batch_seconds=max(0.0, infer - 1 / curve[1]),
+        wire_seconds=max(0.0, lone_seconds - max(work, decode) - max(infer, 1 / curve[1]) - client),
+        client_seconds=client,
+        connections=CONNECTIONS,
+        capacity=len(good(many.answers)) / many.seconds,
+        measured={
+            "date": date.today().isoformat(),
+            "cpu": cpu(),
+            "kernel": platform.release(),
+            "coordserve": __version__,
+            "image_bytes": len(PICTURE),
+            "lone_seconds": lone_seconds,
+            "busy_worker_seconds": many.workers_cpu / len(many.answers),
+            "load_average": os.getloadavg()[0],
+        },
+    )
+
+
+def _fitted(found: Pod) -> Pod:
+    """`crowded` by bisection: the longer work takes, the fewer answers there are."""
+    low, high = LEAST_CROWDED, MOST_CROWDED
+    for _ in range(STEPS):
+        middle = (low + high) / 2
+        simulated = closed_loop(replace(found, crowded=middle), found.connections, SIMULATED).rate
+        low, high = (middle, high) if simulated > found.capacity else (low, middle)
+    return replace(found, crowded=round((low + high) / 2, 3))
