@@ -9,7 +9,7 @@ import math
 import os
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from statistics import quantiles
 
@@ -77,6 +77,12 @@ class Client:
         """Open so many ahead; their own ports."""
         self._idle += [await self._connect() for _ in range(connections)]
         return [connection.port for connection in self._idle]
+
+    def close(self, ports: Collection[int]) -> None:
+        """Close the idle connections from these ports."""
+        for connection in [one for one in self._idle if one.port in ports]:
+            self._idle.remove(connection)
+            connection.close()
 
     async def open_loop(self, request: bytes, times: list[float]) -> list[Answer]:
         """Send `request` at each of `times` (seconds from now)."""
@@ -156,6 +162,10 @@ class _Connection(asyncio.Protocol):
         self._transport.write(request)  # type: ignore[attr-defined]
         return await self._answer
 
+    def close(self) -> None:
+        self.closed = True
+        self._transport.close()
+
     def data_received(self, data: bytes) -> None:
         self._received += data
         end = self._received.find(b"\r\n\r\n")
@@ -167,8 +177,7 @@ class _Connection(asyncio.Protocol):
             return
         body, self._received = self._received[end + 4 :], b""
         if b"connection: close" in head:
-            self.closed = True
-            self._transport.close()
+            self.close()
         if not self._answer.done():
             self._answer.set_result((head, body))
 

@@ -8,6 +8,7 @@ its slots, and shrinks after.
 """
 
 import math
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -117,13 +118,11 @@ class Fleet:
         self._cores: deque[float] = deque(maxlen=CPU_SECONDS)
         self._replicas = 0
         self._pending = 0  # there is no zone for them
-        points = table.points
-        self._loads = [point.load for point in points]
-        self._misses = [table.misses(point.load, slo) - point.refused for point in points]
-        self._refused = [point.refused for point in points]
-        self._waits = [point.waiting for point in points]
-        self._deviations = [point.deviation for point in points]
-        self._used = [point.cores for point in points]
+        self._loads = [one.load for one in table.points]
+        self._rows = [
+            ((1 - one.refused) * one.late(slo), one.refused, one.waiting, one.deviation, one.cores)
+            for one in table.points
+        ]
         self.history = History()
 
     def run(self, rates: Sequence[float], replicas: int) -> History:
@@ -150,8 +149,8 @@ class Fleet:
     # -- images --------------------------------------------------------------------------------
 
     def _load(self, rates: Sequence[float]) -> Iterator[simpy.Event]:
-        for rate in rates:
-            self._second(float(self._random.poisson(rate)))
+        for images in self._random.poisson(rates).tolist():
+            self._second(float(images))
             yield self._env.timeout(1)
 
     def _second(self, images: float) -> None:
@@ -195,8 +194,12 @@ class Fleet:
 
     def _at(self, load: float) -> tuple[float, ...]:
         """Late and refused parts, waiting, its deviation, and cores used, of a pod at rest."""
-        columns = (self._misses, self._refused, self._waits, self._deviations, self._used)
-        return tuple(float(np.interp(load, self._loads, column)) for column in columns)
+        loads, rows = self._loads, self._rows
+        if load <= loads[0] or load >= loads[-1]:
+            return rows[0] if load <= loads[0] else rows[-1]
+        at = bisect_right(loads, load)
+        part = (load - loads[at - 1]) / (loads[at] - loads[at - 1])
+        return tuple(low + part * (high - low) for low, high in zip(rows[at - 1], rows[at], strict=True))
 
     # -- the autoscaler ------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ from datetime import date
 from pathlib import Path
 from statistics import median
 
+import psutil
 import uvloop
 
 from loadtests.bench import cpu
@@ -33,6 +34,8 @@ REQUEST = post("/v1/predict", PICTURE, Content_Type="image/jpeg")
 LONE_SECONDS, BUSY_SECONDS = 5.0, 5.0
 CONNECTIONS = 64
 SIMULATED = 4000  # requests of the closed loop, when `crowded` is looked for
+WARM_SECONDS = 0.5
+ATTEMPTS = 10  # at as many connections as are wanted
 STEPS = 10
 LEAST_CROWDED, MOST_CROWDED = 0.3, 4.0
 
@@ -48,21 +51,27 @@ class Loaded:
 
 
 class Bench:
-    """A running service and connections to it, spread over its workers by the kernel."""
+    """A running service and connections to it, to each worker the same number."""
 
     def __init__(self, service: RunningService, connections: int, seed: int = 0) -> None:
         self._service, self._connections = service, connections
         self._workers = service.children("service.worker")
         self._client = Client("127.0.0.1", service.port, random.Random(seed))
-        self.shares: list[float] = []
-        """of the connections, by worker"""
 
     async def connect(self) -> None:
-        ours = set(await self._client.open(self._connections))
-        await self._client.closed_loop(REQUEST, self._connections, _for(0.5))  # every connection is taken, and warm
-        for worker in self._workers:
-            theirs = {one.raddr.port for one in worker.net_connections("tcp") if one.raddr}
-            self.shares.append(len(ours & theirs) / len(ours))
+        """Which worker takes one is the kernel's whim: open more until each has enough, then close what is over."""
+        wanted = max(1, self._connections // len(self._workers))
+        for _ in range(ATTEMPTS):
+            ours = set(await self._client.open(self._connections))
+            await self._client.closed_loop(REQUEST, len(ours), _for(WARM_SECONDS))  # now all are taken
+            theirs = [ours & _peers(worker) for worker in self._workers]
+            if self._connections < len(self._workers) or min(map(len, theirs)) >= wanted:
+                break
+        else:
+            raise RuntimeError(
+                f"a worker takes no connections: of {len(ours)} they have {[len(one) for one in theirs]}"
+            )
+        self._client.close({port for ports in theirs for port in sorted(ports)[wanted:]})
 
     async def open_loop(self, times: list[float]) -> Loaded:
         return await self._loaded(lambda: self._client.open_loop(REQUEST, times))
@@ -78,6 +87,11 @@ class Bench:
 
     def _workers_cpu(self) -> float:
         return sum(sum(worker.cpu_times()[:2]) for worker in self._workers)
+
+
+def _peers(worker: psutil.Process) -> set[int]:
+    """The ports of whom it serves."""
+    return {one.raddr.port for one in worker.net_connections("tcp") if one.raddr}
 
 
 def _for(seconds: float):  # type: ignore[no-untyped-def]

@@ -59,7 +59,8 @@ def of_pod(found: Pod) -> str:
         [
             f"{found.model} on {found.device}, {found.cores} cores, {found.workers} workers: "
             f"{found.capacity:,.0f} images/s for {found.connections} connections; all cores busy, everything takes "
-            f"{found.crowded:g} times as long; ready after {found.start_seconds:.1f} s, and {found.compile_seconds:.0f} s more without a compiled network.",
+            f"{found.crowded:g} times as long; ready after {found.start_seconds:.1f} s, and "
+            f"{found.compile_seconds:.0f} s more without a compiled network.",
             "",
             "| while nothing else runs | ms |",
             "|---|---|",

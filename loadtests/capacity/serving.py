@@ -8,7 +8,6 @@ import random
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import accumulate
 
 import simpy
 
@@ -48,18 +47,18 @@ class Served:
         return len(self.latencies) / self.seconds
 
 
-def open_loop(pod: Pod, times: Iterable[float], shares: Iterable[float] = (), seed: int = 0) -> Served:
-    """Requests that come at `times` (seconds), each to a worker by these shares; by the same, if there are none."""
-    return _Simulation(pod, shares, seed).open_loop(list(times))
+def open_loop(pod: Pod, times: Iterable[float], seed: int = 0) -> Served:
+    """Requests that come at `times` (seconds), each to any of the workers."""
+    return _Simulation(pod, seed).open_loop(list(times))
 
 
-def closed_loop(pod: Pod, connections: int, requests: int, shares: Iterable[float] = (), seed: int = 0) -> Served:
+def closed_loop(pod: Pod, connections: int, requests: int, seed: int = 0) -> Served:
     """So many requests in all over connections that each send the next one after an answer."""
-    return _Simulation(pod, shares, seed).closed_loop(connections, requests)
+    return _Simulation(pod, seed).closed_loop(connections, requests)
 
 
 class _Simulation:
-    def __init__(self, pod: Pod, shares: Iterable[float], seed: int) -> None:
+    def __init__(self, pod: Pod, seed: int) -> None:
         self.pod, self.env, self.served = pod, simpy.Environment(), Served()
         # On a GPU one core is the engine's, which feeds the device and does not decode.
         cores = pod.cores if pod.device == "cpu" else max(1, pod.cores - 1)
@@ -67,7 +66,6 @@ class _Simulation:
         self.engine = _Engine(self)
         slots = max(1, pod.queue_images // pod.workers)
         self._workers = [_Worker(self, slots) for _ in range(pod.workers)]
-        self._shares = list(accumulate(shares)) or [index + 1 for index in range(pod.workers)]
         self._random = random.Random(seed)
         self._started = self._used = 0.0
 
@@ -79,7 +77,7 @@ class _Simulation:
                 yield self.env.timeout(max(0.0, due - self.env.now))
                 if index == first:
                     self._start_counting()
-                self._send(_Request(self.env.now, self._any_worker(), index >= first))
+                self._send(_Request(self.env.now, self._random.choice(self._workers), index >= first))
             self._stop_counting()
 
         self.env.process(arrivals())
@@ -99,17 +97,10 @@ class _Simulation:
                 self._send(_Request(self.env.now, worker, sent >= first, lambda: send(worker)))
             sent += 1
 
-        # By their shares as exactly as whole connections allow: luck is not what is simulated.
-        total = self._shares[-1]
         for index in range(connections):
-            at = (index + 0.5) / connections * total
-            send(next(one for one, share in zip(self._workers, self._shares, strict=True) if at < share))
+            send(self._workers[index % len(self._workers)])
         self.env.run()
         return self.served
-
-    def _any_worker(self) -> "_Worker":
-        at = self._random.random() * self._shares[-1]
-        return next(one for one, share in zip(self._workers, self._shares, strict=True) if at < share)
 
     def _send(self, request: _Request) -> None:
         if self.pod.client_seconds:

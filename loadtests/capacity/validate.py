@@ -89,7 +89,7 @@ async def _rounds(pod: Pod, bench: Bench, seconds: float, rounds: int) -> list[l
             answers = good(loaded.answers)
             first = serving.WARM_UP * seconds
             measured = [answer.seconds * speed for answer in answers if answer.due >= first]
-            simulated = simulate(pod, rate / speed, seconds * speed, bench.shares, turn).latencies
+            simulated = simulate(pod, rate / speed, seconds * speed, turn).latencies
             found[index].append(
                 Compared(
                     rate / speed / pod.capacity,
@@ -101,6 +101,6 @@ async def _rounds(pod: Pod, bench: Bench, seconds: float, rounds: int) -> list[l
     return found
 
 
-def simulate(pod: Pod, rate: float, seconds: float, shares: Sequence[float] = (), seed: int = 0) -> serving.Served:
+def simulate(pod: Pod, rate: float, seconds: float, seed: int = 0) -> serving.Served:
     """One pod in open loop, for at least so long."""
-    return serving.open_loop(pod, poisson(rate, max(seconds, FEWEST_SIMULATED / rate), seed), shares, seed)
+    return serving.open_loop(pod, poisson(rate, max(seconds, FEWEST_SIMULATED / rate), seed), seed)
