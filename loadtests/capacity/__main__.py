@@ -15,7 +15,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return options.run(options)
-    except (pod.PodFileError, arrivals.TraceError) as error:
+    except (pod.PodFileError, pod.NotMeasuredError, arrivals.TraceError) as error:
         print(f"capacity: {error}", file=sys.stderr)
         return 2
 

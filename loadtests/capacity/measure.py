@@ -20,7 +20,7 @@ import psutil
 import uvloop
 
 from loadtests.bench import cpu
-from loadtests.capacity.pod import Pod
+from loadtests.capacity.pod import NotMeasuredError, Pod
 from loadtests.capacity.serving import closed_loop
 from loadtests.client import Answer, Client, hurry, post
 from loadtests.pictures import photo
@@ -68,7 +68,7 @@ class Bench:
             if self._connections < len(self._workers) or min(map(len, theirs)) >= wanted:
                 break
         else:
-            raise RuntimeError(
+            raise NotMeasuredError(
                 f"a worker takes no connections: of {len(ours)} they have {[len(one) for one in theirs]}"
             )
         self._client.close({port for ports in theirs for port in sorted(ports)[wanted:]})
@@ -100,9 +100,9 @@ def _for(seconds: float):  # type: ignore[no-untyped-def]
 
 
 def good(answers: list[Answer]) -> list[Answer]:
-    """Those with 200. Raises RuntimeError if there are others than 200 and 429."""
+    """Those with 200. Raises NotMeasuredError if there are others than 200 and 429."""
     if odd := {answer.status for answer in answers} - {200, 429}:
-        raise RuntimeError(f"answers with {odd}: nothing is measured on a service that fails")
+        raise NotMeasuredError(f"answers with {odd}: nothing is measured on a service that fails")
     return [answer for answer in answers if answer.status == 200]
 
 
@@ -174,10 +174,15 @@ async def _measured(service: RunningService, model: Path) -> Pod:
 
 
 def _fitted(found: Pod) -> Pod:
-    """`crowded` by bisection: the longer work takes, the fewer answers there are."""
+    """`crowded` by bisection: the longer work takes, the fewer answers there are. Raises NotMeasuredError."""
     low, high = LEAST_CROWDED, MOST_CROWDED
     for _ in range(STEPS):
         middle = (low + high) / 2
         simulated = closed_loop(replace(found, crowded=middle), found.connections, SIMULATED).rate
         low, high = (middle, high) if simulated > found.capacity else (low, middle)
+    if low == LEAST_CROWDED or high == MOST_CROWDED:
+        raise NotMeasuredError(
+            f"{found.capacity:.0f} images/s do not go with what a lone request takes: was the machine busy with other "
+            "work?"
+        )
     return replace(found, crowded=round((low + high) / 2, 3))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from loadtests.capacity import validate
 from loadtests.capacity.arrivals import DAY
@@ -30,8 +30,10 @@ def validation(path: Path, pods: Sequence[tuple[Pod, Sequence[Sequence[Compared]
             dots = [(100 * one.load, 1e3 * one.measured[at]) for rounds in found for one in rounds]
             axes.scatter(*zip(*dots, strict=True), color=colour, s=14, alpha=0.7, label=f"p{percent}, measured")
         axes.set(xlabel=f"load, % of {pod.capacity:,.0f} images/s", ylabel="ms", yscale="log", title=pod.model)
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter(_plain)
-        axes.grid(alpha=0.3, which="both")
+        axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.grid(alpha=0.3)
     figure.axes[0].legend(fontsize=8)
     _save(figure, path)
 
@@ -103,7 +105,14 @@ def loads(path: Path, by_model: dict[str, list[tuple[float, Plan]]]) -> None:
     _save(figure, path)
 
 
-_plain = FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}")
+def _written(value: float, _: object) -> str:
+    """1M, 100k, 2,000, 50, 0.5."""
+    if value >= 1e6:
+        return f"{value / 1e6:g}M"
+    return f"{value / 1e3:g}k" if value >= 1e4 else f"{value:,.0f}" if value >= 1 else f"{value:g}"
+
+
+_plain = FuncFormatter(_written)
 
 
 def _save(figure: Figure, path: Path) -> None:

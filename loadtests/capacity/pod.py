@@ -11,6 +11,10 @@ class PodFileError(Exception):
     """A pod file that cannot be used, and why."""
 
 
+class NotMeasuredError(Exception):
+    """A pod could not be measured, and why."""
+
+
 @dataclass(frozen=True)
 class Pod:
     """Seconds are what a piece of work takes while nothing else runs on its cores."""
