@@ -45,10 +45,10 @@ class Cores:
         self._schedule()
         return work.done
 
-    def client(self, seconds: float) -> float:
-        """The load generator has so much more to do; seconds until it has done all."""
+    def client(self, seconds: float, turn: float) -> float:
+        """The load generator has so much more to do, and `turn` if it was idle; seconds until it has done all."""
         self._advance()
-        self._client += seconds
+        self._client += seconds + (0.0 if self._client > ROUNDING else turn)
         self._schedule()
         return self._client
 

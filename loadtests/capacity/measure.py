@@ -1,7 +1,8 @@
 """Measures one pod on this machine: `coordserve serve` as it is, asked by one connection and then by many.
 
-A lone request tells what each step takes while nothing else runs. What all cores together answer to many connections
-tells how much longer everything takes then: `crowded` is chosen so that the simulation answers as many.
+A lone request tells what each step takes while nothing else runs; many, what is paid for each of them and what once for
+all that come together. How many are answered then tells how much longer everything takes while all cores are busy:
+`crowded` is chosen so that the simulation answers as many.
 """
 
 import os
@@ -33,6 +34,7 @@ PICTURE = photo(224, 224, 75)
 REQUEST = post("/v1/predict", PICTURE, Content_Type="image/jpeg")
 LONE_SECONDS, BUSY_SECONDS = 5.0, 5.0
 CONNECTIONS = 64
+TURNS = 2  # of a worker for a lone request: one when it comes, one when its reply does
 SIMULATED = 4000  # requests of the closed loop, when `crowded` is looked for
 WARM_SECONDS = 0.5
 ATTEMPTS = 10  # at as many connections as are wanted
@@ -141,8 +143,9 @@ async def _measured(service: RunningService, model: Path) -> Pod:
     answers = good(few.answers)
     curve = {int(size): rate for size, rate in card["images_per_second"].items()}
     decode, infer = timing(answers, "decode_ms") / 1e3, timing(answers, "infer_ms") / 1e3
-    client = few.client_cpu / len(answers)
-    work = few.workers_cpu / len(answers)
+    client, work = few.client_cpu / len(answers), few.workers_cpu / len(answers)
+    busy_client = min(client, many.client_cpu / len(many.answers))
+    busy_work = min(work, many.workers_cpu / len(many.answers))
     lone_seconds = median(answer.seconds for answer in answers)
     return Pod(
         model=read_config(model).name,
@@ -154,10 +157,12 @@ async def _measured(service: RunningService, model: Path) -> Pod:
         threads=card["threads"],
         images_per_second=curve,
         decode_seconds=decode,
-        request_seconds=max(0.0, work - decode),
+        request_seconds=max(0.0, busy_work - decode),
+        turn_seconds=(work - max(busy_work, decode)) / TURNS,
         batch_seconds=max(0.0, infer - 1 / curve[1]),
         wire_seconds=max(0.0, lone_seconds - max(work, decode) - max(infer, 1 / curve[1]) - client),
-        client_seconds=client,
+        client_seconds=busy_client,
+        client_turn_seconds=client - busy_client,
         connections=CONNECTIONS,
         capacity=len(good(many.answers)) / many.seconds,
         measured={
@@ -167,7 +172,6 @@ async def _measured(service: RunningService, model: Path) -> Pod:
             "coordserve": __version__,
             "image_bytes": len(PICTURE),
             "lone_seconds": lone_seconds,
-            "busy_worker_seconds": many.workers_cpu / len(many.answers),
             "load_average": os.getloadavg()[0],
         },
     )

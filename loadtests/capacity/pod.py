@@ -34,12 +34,16 @@ class Pod:
     """of one image in a worker"""
     request_seconds: float
     """all else that a worker does for a request, half of it before decoding"""
+    turn_seconds: float
+    """what it does for a turn of its event loop, however many requests that is for: waking up, with cold caches"""
     batch_seconds: float
     """of a batch beyond what the curve says"""
     wire_seconds: float = 0.0
     """what a lone request takes beyond all this work"""
     client_seconds: float = 0.0
     """CPU of the load generator for a request, if it ran on the same cores"""
+    client_turn_seconds: float = 0.0
+    """what it takes when it has been idle before"""
     crowded: float = 1.0
     """how many times as long work takes while every core is busy"""
     start_seconds: float = 0.0
@@ -55,7 +59,7 @@ class Pod:
 
     def alone(self) -> "Pod":
         """The same pod, its clients on other machines."""
-        return replace(self, client_seconds=0.0)
+        return replace(self, client_seconds=0.0, client_turn_seconds=0.0)
 
     def batch_time(self, images: int) -> float:
         """Seconds of a batch, padded to the next measured size as the engine does."""

@@ -49,7 +49,8 @@ def checked(cache: Path, seconds: float, rounds: int) -> list[Check]:
 def of_pod(found: Pod) -> str:
     rows = [
         ("decoding an image", found.decode_seconds),
-        ("all else in a worker", found.request_seconds),
+        ("all else in a worker for a request", found.request_seconds),
+        ("a turn of a worker", found.turn_seconds),
         ("a batch of one", found.batch_time(1)),
         (f"a batch of {found.batch_cap}, the largest", found.batch_time(found.batch_cap)),
         ("on the wire", found.wire_seconds),

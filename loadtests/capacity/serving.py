@@ -104,7 +104,7 @@ class _Simulation:
 
     def _send(self, request: _Request) -> None:
         if self.pod.client_seconds:
-            delay = self.cores.client(self.pod.client_seconds)
+            delay = self.cores.client(self.pod.client_seconds, self.pod.client_turn_seconds)
             self.env.timeout(delay).callbacks.append(lambda _: request.worker.receive(request))
         else:
             request.worker.receive(request)
@@ -173,6 +173,7 @@ class _Worker(_Sleeper):
         while True:
             if not (self._requests or self._replies or self._decoding):
                 yield self.sleep()
+            yield cores.run(pod.turn_seconds)
             replies, self._replies = self._replies, []
             for request in replies:
                 yield cores.run(pod.request_seconds / 2)

@@ -33,6 +33,7 @@ SERVER = Pod(
     images_per_second={1: 1 / BATCH_SECONDS},
     decode_seconds=0.0,
     request_seconds=0.0,
+    turn_seconds=0.0,
     batch_seconds=0.0,
 )
 SHARED = replace(
