@@ -5,9 +5,14 @@ for one another, so that it goes on as fast as the slowest of them.
 """
 
 import math
+from collections.abc import Generator
 from dataclasses import dataclass
+from typing import Any
 
 import simpy
+
+Process = Generator[simpy.Event, Any, None]
+"""What SimPy runs"""
 
 ROUNDING = 1e-9  # seconds of work that are none
 

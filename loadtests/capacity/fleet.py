@@ -10,13 +10,14 @@ its slots, and shrinks after.
 import math
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import simpy
 
 from loadtests.capacity.autoscalers import SYNC_SECONDS, Hpa, Keda, desired_by_pods
+from loadtests.capacity.cores import Process
 from loadtests.capacity.table import Table
 
 HOUR = 3600
@@ -140,7 +141,7 @@ class Fleet:
         env.run(until=len(rates))
         return self.history
 
-    def _every(self, seconds: float, offset: float, what) -> Iterator[simpy.Event]:  # type: ignore[no-untyped-def]
+    def _every(self, seconds: float, offset: float, what: Callable[[], None]) -> Process:
         yield self._env.timeout(offset)
         while True:
             what()
@@ -148,7 +149,7 @@ class Fleet:
 
     # -- images --------------------------------------------------------------------------------
 
-    def _load(self, rates: Sequence[float]) -> Iterator[simpy.Event]:
+    def _load(self, rates: Sequence[float]) -> Process:
         for images in self._random.poisson(rates).tolist():
             self._second(float(images))
             yield self._env.timeout(1)
@@ -300,7 +301,7 @@ class Fleet:
 
     # -- failures ------------------------------------------------------------------------------
 
-    def _fail(self, failure: Failure) -> Iterator[simpy.Event]:
+    def _fail(self, failure: Failure) -> Process:
         """The fullest zone, or a node in it. Its pods get requests until that is noticed, and are replaced later."""
         env = self._env
         yield env.timeout(failure.at)

@@ -10,7 +10,7 @@ import platform
 import random
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import date
@@ -81,7 +81,7 @@ class Bench:
     async def closed_loop(self, seconds: float) -> Loaded:
         return await self._loaded(lambda: self._client.closed_loop(REQUEST, self._connections, _for(seconds)))
 
-    async def _loaded(self, load) -> Loaded:  # type: ignore[no-untyped-def]
+    async def _loaded(self, load: Callable[[], Awaitable[list[Answer]]]) -> Loaded:
         before, client, started = self._workers_cpu(), time.process_time(), time.monotonic()
         answers = await load()
         seconds = time.monotonic() - started
@@ -96,7 +96,7 @@ def _peers(worker: psutil.Process) -> set[int]:
     return {one.raddr.port for one in worker.net_connections("tcp") if one.raddr}
 
 
-def _for(seconds: float):  # type: ignore[no-untyped-def]
+def _for(seconds: float) -> Callable[[], bool]:
     until = time.monotonic() + seconds
     return lambda: time.monotonic() < until
 

@@ -7,7 +7,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from loadtests.capacity import arrivals, manifests, plan, pod, table, validate
-from loadtests.capacity.fleet import Cluster, Failure
+from loadtests.capacity.fleet import Cluster, Failure, History
 from loadtests.capacity.plan import Objective, Plan
 from loadtests.capacity.pod import Pod
 from loadtests.capacity.table import Table
@@ -108,7 +108,7 @@ def of_plan(found: Table, made: Plan, slo: Objective, autoscaler: str, price: fl
     return "\n".join(lines)
 
 
-def _part(values: Sequence[float], history: plan.History) -> str:
+def _part(values: Sequence[float], history: History) -> str:
     return f"{sum(values) / max(1.0, history.images):.3%}"
 
 

@@ -6,12 +6,12 @@ deadlines, explanations, urgency, requests of several images, and clients that h
 
 import random
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import simpy
 
-from loadtests.capacity.cores import Cores
+from loadtests.capacity.cores import Cores, Process
 from loadtests.capacity.pod import Pod
 from service.turns import LONGEST_TURN, SHORTEST_TURN
 
@@ -72,7 +72,7 @@ class _Simulation:
     def open_loop(self, times: list[float]) -> Served:
         first = int(WARM_UP * len(times))
 
-        def arrivals() -> Iterator[simpy.Event]:
+        def arrivals() -> Process:
             for index, due in enumerate(times):
                 yield self.env.timeout(max(0.0, due - self.env.now))
                 if index == first:
@@ -166,7 +166,7 @@ class _Worker(_Sleeper):
         self._replies += requests
         self.wake()
 
-    def _turns(self) -> Iterator[simpy.Event]:
+    def _turns(self) -> Process:
         simulation, env = self._simulation, self._simulation.env
         pod, cores = simulation.pod, simulation.cores
         ended = 0.0
@@ -221,7 +221,7 @@ class _Engine(_Sleeper):
         self.area += passed * self._gauge
         self.square_area += passed * self._gauge**2
 
-    def _batches(self) -> Iterator[simpy.Event]:
+    def _batches(self) -> Process:
         pod, cores = self._simulation.pod, self._simulation.cores
         while True:
             if not self._waiting:

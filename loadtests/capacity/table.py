@@ -55,9 +55,6 @@ class Table:
     def waiting(self, load: float) -> float:
         return self._between(load, [point.waiting for point in self.points])
 
-    def cores(self, load: float) -> float:
-        return self._between(load, [point.cores for point in self.points])
-
     def best_load(self, slo: float, goal: float) -> float:
         """The most images/s at which the part `goal` of them is answered within `slo` seconds; 0 if there is none."""
         loads = np.linspace(self.points[0].load, self.points[-1].load, 200)
