@@ -30,7 +30,7 @@ class Cores:
     """`run` work on them; the load generator, which goes first, takes one away while it has something to do."""
 
     def __init__(self, env: simpy.Environment, cores: int, crowded: float = 1.0) -> None:
-        """crowded: how many times as long work takes while every core is busy."""
+        """crowded: how many times as long work takes while others keep the other cores busy."""
         self._env, self._cores, self._crowded = env, cores, crowded
         self._works: list[_Work] = []
         self._client = 0.0  # seconds that the load generator still has to run
@@ -66,8 +66,9 @@ class Cores:
             return 1 / -(-threads // cores)
         return cores / threads
 
-    def _slowed(self, threads: int) -> float:
-        return 1 + (self._crowded - 1) * min(1.0, (threads - 1) / max(1, self._cores - 1))
+    def _slowed(self, others: int) -> float:
+        """By so many threads of others that run, too."""
+        return 1 + (self._crowded - 1) * min(1.0, others / max(1, self._cores - 1))
 
     def _advance(self) -> None:
         passed, self._since = self._env.now - self._since, self._env.now
@@ -81,11 +82,11 @@ class Cores:
         self._plan += 1
         client = self._client > ROUNDING
         threads = sum(work.threads for work in self._works)
-        share, slowed = self._share(threads), self._slowed(threads + client)
+        share = self._share(threads)
         self._busy = min(threads, self._cores - client)
         next_end = self._client if client else math.inf
         for work in self._works:
-            work.rate = share * self._slowed(work.threads) / slowed
+            work.rate = share / self._slowed(threads + client - work.threads)
             if work.rate:
                 next_end = min(next_end, work.left / work.rate)
         if next_end < math.inf:

@@ -39,6 +39,7 @@ SIMULATED = 4000  # requests of the closed loop, when `crowded` is looked for
 WARM_SECONDS = 0.5
 ATTEMPTS = 10  # at as many connections as are wanted
 STEPS = 10
+CLOSE, FAR = 0.02, 0.1  # of the measured capacity
 LEAST_CROWDED, MOST_CROWDED = 0.3, 4.0
 
 
@@ -66,7 +67,7 @@ class Bench:
         for _ in range(ATTEMPTS):
             ours = set(await self._client.open(self._connections))
             await self._client.closed_loop(REQUEST, len(ours), _for(WARM_SECONDS))  # now all are taken
-            theirs = [ours & _peers(worker) for worker in self._workers]
+            theirs = [ours & peers(worker) for worker in self._workers]
             if self._connections < len(self._workers) or min(map(len, theirs)) >= wanted:
                 break
         else:
@@ -91,7 +92,7 @@ class Bench:
         return sum(sum(worker.cpu_times()[:2]) for worker in self._workers)
 
 
-def _peers(worker: psutil.Process) -> set[int]:
+def peers(worker: psutil.Process) -> set[int]:
     """The ports of whom it serves."""
     return {one.raddr.port for one in worker.net_connections("tcp") if one.raddr}
 
@@ -129,7 +130,7 @@ def pod(model: Path, cache: Path | None = None) -> Pod:
             pass
         with started(model, cache) as (service, again):
             found = uvloop.run(_measured(service, model))
-    return _fitted(replace(found, start_seconds=again, compile_seconds=max(0.0, first - again)))
+    return fitted(replace(found, start_seconds=again, compile_seconds=max(0.0, first - again)))
 
 
 async def _measured(service: RunningService, model: Path) -> Pod:
@@ -177,16 +178,24 @@ async def _measured(service: RunningService, model: Path) -> Pod:
     )
 
 
-def _fitted(found: Pod) -> Pod:
+def fitted(found: Pod) -> Pod:
     """`crowded` by bisection: the longer work takes, the fewer answers there are. Raises NotMeasuredError."""
+
+    def too_many(crowded: float) -> float:
+        """By which part the simulation answers more."""
+        simulated = closed_loop(replace(found, crowded=crowded), found.connections, SIMULATED)
+        return simulated.rate / found.capacity - 1
+
+    if abs(too_many(1.0)) <= CLOSE:  # as where a device sets the pace, and not the cores
+        return found
     low, high = LEAST_CROWDED, MOST_CROWDED
     for _ in range(STEPS):
         middle = (low + high) / 2
-        simulated = closed_loop(replace(found, crowded=middle), found.connections, SIMULATED).rate
-        low, high = (middle, high) if simulated > found.capacity else (low, middle)
-    if low == LEAST_CROWDED or high == MOST_CROWDED:
+        low, high = (middle, high) if too_many(middle) > 0 else (low, middle)
+    crowded = round((low + high) / 2, 3)
+    if abs(too_many(crowded)) > FAR:
         raise NotMeasuredError(
-            f"{found.capacity:.0f} images/s do not go with what a lone request takes: was the machine busy with other "
-            "work?"
+            f"{found.capacity:.0f} images/s do not go with what a lone request takes: "
+            "was the machine busy with other work?"
         )
-    return replace(found, crowded=round((low + high) / 2, 3))
+    return replace(found, crowded=crowded)

@@ -45,7 +45,7 @@ class Pod:
     client_turn_seconds: float = 0.0
     """what it takes when it has been idle before"""
     crowded: float = 1.0
-    """how many times as long work takes while every core is busy"""
+    """how many times as long work takes while others keep the other cores busy"""
     start_seconds: float = 0.0
     """from the start to ready, with a compiled network in the cache"""
     compile_seconds: float = 0.0
@@ -104,8 +104,8 @@ def read(path: Path) -> Pod:
     return Pod(**{**found, "images_per_second": dict(sorted(curve.items()))})
 
 
-def _check(path: Path, name: str, value: object, least: float, whole: bool = False) -> None:
+def _check(path: Path, name: str, value: Any, least: float, whole: bool = False) -> None:
     number = isinstance(value, int) or (isinstance(value, float) and not whole)
-    if not number or isinstance(value, bool) or not math.isfinite(value) or value < least:  # type: ignore[arg-type]
+    if not number or isinstance(value, bool) or not math.isfinite(value) or value < least:
         what = "a whole number" if whole else "a number"
         raise PodFileError(f"{path}: {name} has to be {what} of at least {least:g}, and is {value!r}")

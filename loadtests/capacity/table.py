@@ -80,7 +80,7 @@ def simulated(pod: Pod, requests: int = REQUESTS) -> Table:
     return Table(
         pod,
         capacity,
-        tuple(_point(pod, part * capacity, round(requests * (3 if part > 0.8 else 1))) for part in PARTS),
+        tuple(_point(pod, part * capacity, round(requests * (2 if part > 0.8 else 1))) for part in PARTS),
         _point(pod, OVERLOAD * capacity, requests + round(pod.queue_images / (OVERLOAD - 1))),
     )
 

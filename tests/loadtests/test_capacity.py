@@ -1,5 +1,6 @@
 """The capacity planner against what is known without it: formulas of queueing, documented rules of the autoscalers."""
 
+import asyncio
 import json
 from dataclasses import asdict, replace
 from itertools import pairwise
@@ -10,15 +11,16 @@ import pytest
 import simpy
 
 from loadtests.capacity import __main__ as command
-from loadtests.capacity import arrivals, manifests, plan, pod, table
+from loadtests.capacity import arrivals, manifests, measure, plan, pod, table
 from loadtests.capacity.autoscalers import DOWN, UP, Direction, Hpa, Keda, Policy, desired_by_pods, desired_by_total
 from loadtests.capacity.cores import Cores
 from loadtests.capacity.fleet import EVICTED_SECONDS, UNHEARD_SECONDS, Cluster, Failure, Fleet, History
 from loadtests.capacity.plan import Objective
-from loadtests.capacity.pod import Pod, PodFileError
+from loadtests.capacity.pod import NotMeasuredError, Pod, PodFileError
 from loadtests.capacity.serving import closed_loop, open_loop
 from loadtests.capacity.table import Table
 from loadtests.client import poisson
+from loadtests.running import RunningService, wait_until
 
 BATCH_SECONDS = 0.01
 # A server that takes one image at a time and always as long, and nothing else: a queue from the textbook.
@@ -83,7 +85,7 @@ def test_what_is_too_much_is_refused_and_nothing_else_is_lost():
 def test_batches_take_what_waits_and_are_padded():
     assert SHARED.batch_time(3) == SHARED.batch_time(4) == 4 / 200
 
-    many = closed_loop(replace(SHARED, cores=8), 64, 2000)
+    many = closed_loop(replace(SHARED, cores=8), 64, 1000)
 
     assert many.rate == pytest.approx(SHARED.images_per_second[8], rel=0.05)
 
@@ -123,6 +125,37 @@ def test_more_load_makes_more_late_and_more_waiting(shared: Table):
     assert shared.capacity < 220
     assert sorted(shared.waiting(load) for load in loads) == [shared.waiting(load) for load in loads]
     assert shared.misses(loads[0], 0.05) < shared.misses(loads[-1], 0.05)
+
+
+# -- the real one ------------------------------------------------------------------------------
+
+
+def test_what_is_measured_is_asked_of_every_worker_alike(service: RunningService):
+    async def load() -> measure.Loaded:
+        bench = measure.Bench(service, 8)
+        await bench.connect()
+        loaded = await bench.closed_loop(0.3)
+        workers = service.children("service.worker")
+        wait_until(lambda: [len(measure.peers(one)) for one in workers] == [4, 4], 10, "what is over is closed")
+        return loaded
+
+    loaded = asyncio.run(load())
+
+    assert measure.good(loaded.answers) == loaded.answers
+    assert 0 < measure.timing(loaded.answers, "decode_ms") < 1e3 * loaded.seconds
+    assert loaded.workers_cpu > 0
+
+
+def test_a_pod_that_answers_less_than_its_parts_could_was_crowded():
+    busy = replace(SHARED, connections=32, crowded=1.5)
+    capacity = closed_loop(busy, 32, measure.SIMULATED).rate
+
+    found = measure.fitted(replace(busy, crowded=1.0, capacity=capacity))
+
+    assert found.crowded == pytest.approx(1.5, abs=0.1)
+    assert closed_loop(found, 32, measure.SIMULATED).rate == pytest.approx(capacity, rel=0.02)
+    with pytest.raises(NotMeasuredError, match="busy with other work"):
+        measure.fitted(replace(busy, crowded=1.0, capacity=10 * capacity))
 
 
 # -- the autoscalers ---------------------------------------------------------------------------
@@ -368,7 +401,7 @@ def test_plan_prints_the_threshold(tmp_path: Path, capsys: pytest.CaptureFixture
     plot = tmp_path / "day.svg"
 
     status = command.main(
-        ["plan", "--pod", str(tmp_path / "pod.json"), "--load", "300", "--hours", "2", "--plot", str(plot)]
+        ["plan", "--pod", str(tmp_path / "pod.json"), "--load", "300", "--hours", "1", "--plot", str(plot)]
     )
 
     said = capsys.readouterr().out
