@@ -128,15 +128,15 @@ def figures(out: Path, checks: Sequence[Check]) -> str:
     """The page's part that is measured; draws its plots into `out`."""
     from loadtests.capacity import plots
 
-    plots.validation(out / "validation.svg", [(check.pod, check.found) for check in checks])
+    plots.validation(out / "validation.png", [(check.pod, check.found) for check in checks])
     tables = [table.simulated(check.pod) for check in checks]
     by_model = {one.pod.model: _by_load(one) for one in tables}
-    plots.loads(out / "loads.svg", by_model)
+    plots.loads(out / "loads.png", by_model)
     drawn = tables[-1]
     load = DAY_LOAD * drawn.best_load(SLO.seconds, SLO.goal)
     cluster = _cluster(drawn.pod)
     day = plan.with_keda(drawn, arrivals.daily(load, arrivals.DAY), SLO, replace(cluster, failures=(ZONE_FAILURE,)))
-    plots.day(out / "day.svg", drawn, day, SLO)
+    plots.day(out / "day.png", drawn, day, SLO)
     measured = checks[0].pod.measured
     name = out.name
     return "\n".join(
@@ -154,7 +154,7 @@ def figures(out: Path, checks: Sequence[Check]) -> str:
             "",
             of_checks(checks),
             "",
-            f"![p50 and p99 by load, simulated and measured]({name}/validation.svg)",
+            f"![p50 and p99 by load, simulated and measured]({name}/validation.png)",
             "",
             f"## A day, from 10 to 1,000,000 images/s; {SLO.goal:.0%} within {SLO.seconds:g} s",
             "",
@@ -162,13 +162,13 @@ def figures(out: Path, checks: Sequence[Check]) -> str:
             "|---|---|---|---|---|---|---|---|",
             *(_row(model, load, made) for model, plans in by_model.items() for load, made in plans),
             "",
-            f"![replicas and pod-hours by load]({name}/loads.svg)",
+            f"![replicas and pod-hours by load]({name}/loads.png)",
             "",
             f"## A day of {load:,.0f} images/s, and a zone of three gone for half an hour",
             "",
             of_plan(drawn, day, SLO, "keda", None),
             "",
-            f"![load, ready pods and what was missed over a day]({name}/day.svg)",
+            f"![load, ready pods and what was missed over a day]({name}/day.png)",
             "",
         ]
     )
