@@ -53,7 +53,10 @@ def with_keda(
     threshold: float | None = None,
     most: int | None = None,
 ) -> Plan:
-    """The highest threshold that meets the objective; the best of PARTS if none does. Or what a given one does."""
+    """The highest threshold that meets the objective; the best of PARTS if none does. Or what a given one does.
+
+    Without a given one there has to be one at rest.
+    """
     load, at_rest = threshold_at_rest(table, slo)
     rules = manifests.keda()
     tried = [threshold] if threshold else [_rounded(part * at_rest) for part in PARTS if at_rest]
