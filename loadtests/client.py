@@ -9,7 +9,7 @@ import math
 import os
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from statistics import quantiles
 
@@ -67,11 +67,22 @@ def hurry() -> Iterator[None]:
 
 
 class Client:
-    """Connections to one address; those that are idle are used again, the latest first."""
+    """Connections to one address; those that are idle are used again, the latest first, or any if there is `luck`."""
 
-    def __init__(self, host: str, port: int) -> None:
-        self._host, self._port = host, port
+    def __init__(self, host: str, port: int, luck: random.Random | None = None) -> None:
+        self._host, self._port, self._luck = host, port, luck
         self._idle: list[_Connection] = []
+
+    async def open(self, connections: int) -> list[int]:
+        """Open so many ahead; their own ports."""
+        self._idle += [await self._connect() for _ in range(connections)]
+        return [connection.port for connection in self._idle]
+
+    def close(self, ports: Collection[int]) -> None:
+        """Close the idle connections from these ports."""
+        for connection in [one for one in self._idle if one.port in ports]:
+            self._idle.remove(connection)
+            connection.close()
 
     async def open_loop(self, request: bytes, times: list[float]) -> list[Answer]:
         """Send `request` at each of `times` (seconds from now)."""
@@ -104,13 +115,18 @@ class Client:
     async def ask(self, request: bytes, start: float, due: float) -> Answer:
         """One request, due so many seconds after `start` of time.monotonic()."""
         try:
-            connection = self._idle.pop() if self._idle else await self._connect()
+            connection = self._take() or await self._connect()
             head, body = await connection.ask(request)
         except OSError:
             return Answer(due, time.monotonic() - start - due, LOST)
         if not connection.closed:
             self._idle.append(connection)
         return Answer(due, time.monotonic() - start - due, int(head[9:12]), head, body)
+
+    def _take(self) -> "_Connection | None":
+        if not self._idle:
+            return None
+        return self._idle.pop(self._luck.randrange(len(self._idle)) if self._luck else -1)
 
     async def _connect(self) -> "_Connection":
         loop = asyncio.get_running_loop()
@@ -134,6 +150,10 @@ class _Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
 
+    @property
+    def port(self) -> int:
+        return self._transport.get_extra_info("sockname")[1]
+
     async def ask(self, request: bytes) -> tuple[bytes, bytes]:
         """Head and body of the answer. Raises ConnectionError."""
         if self.closed:
@@ -141,6 +161,10 @@ class _Connection(asyncio.Protocol):
         self._answer = asyncio.get_running_loop().create_future()
         self._transport.write(request)  # type: ignore[attr-defined]
         return await self._answer
+
+    def close(self) -> None:
+        self.closed = True
+        self._transport.close()
 
     def data_received(self, data: bytes) -> None:
         self._received += data
@@ -153,8 +177,7 @@ class _Connection(asyncio.Protocol):
             return
         body, self._received = self._received[end + 4 :], b""
         if b"connection: close" in head:
-            self.closed = True
-            self._transport.close()
+            self.close()
         if not self._answer.done():
             self._answer.set_result((head, body))
 
