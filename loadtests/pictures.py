@@ -29,3 +29,13 @@ def blots(count: int, size: int, seed: int = 0) -> NDArray[np.uint8]:
         grain = generator.normal(0, generator.uniform(0, 30), smooth.shape)
         found[index] = (smooth + grain).clip(0, 255)
     return found
+
+
+def encoded_blots(count: int, size: int) -> list[bytes]:
+    """The same as JPEGs."""
+    found = []
+    for pixels in blots(count, size):
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, "JPEG", quality=90)
+        found.append(file.getvalue())
+    return found
