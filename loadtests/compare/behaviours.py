@@ -11,15 +11,13 @@ import psutil
 import uvloop
 
 from loadtests.client import LATE, LOST, Answer, Client, hurry, percentile, poisson
-from loadtests.compare.rounds import PATIENCE, Turns
+from loadtests.compare.rounds import PATIENCE, Turns, wait_quiet
 from loadtests.compare.servers import STOP_SECONDS, Server
-from loadtests.running import wait_until
 
 OVERLOAD = 2.0
 PROBE_SECONDS, PROBE_PATIENCE = 0.1, 1.0
 HANG_UPS, AT_ONCE = 1000, 100
 HELD_SECONDS = (0.0, 0.001, 0.005, 0.02)
-QUIET_SECONDS = 1.0
 NEIGHBOURS, BAD_ROUNDS = 15, 10
 STOPPED_CONNECTIONS, LOADED_SECONDS = 16, 5.0
 
@@ -76,21 +74,8 @@ def hang_ups(server: Server, picture: bytes) -> dict[str, Any]:
 
     before = server.computed()
     uvloop.run(all_of_them())
-    _wait_quiet(server)
+    wait_quiet(server)
     return {"hung_up": HANG_UPS, "computed_nevertheless": server.computed() - before}
-
-
-def _wait_quiet(server: Server) -> None:
-    """Until its network has been idle for a while."""
-    seen, since = server.computed(), time.monotonic()
-
-    def quiet() -> bool:
-        nonlocal seen, since
-        if server.computed() != seen:
-            seen, since = server.computed(), time.monotonic()
-        return time.monotonic() > since + QUIET_SECONDS
-
-    wait_until(quiet, 120, f"{server.name} is idle")
 
 
 def overload(server: Server, picture: bytes, rate: float, seconds: float) -> dict[str, Any]:
@@ -115,7 +100,7 @@ def overload(server: Server, picture: bytes, rate: float, seconds: float) -> dic
     computed = server.computed()
     with hurry():
         answers, probes = uvloop.run(load())
-    _wait_quiet(server)
+    wait_quiet(server)
     accepted = [answer.seconds for answer in answers if 200 <= answer.status < 300]
     refused = [answer.seconds for answer in answers if answer.status in (429, 503)]
     statuses = Counter(answer.status for answer in answers)

@@ -2,6 +2,7 @@
 
 import contextlib
 import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import uvloop
 from loadtests import wrk
 from loadtests.client import Answer, Client, hurry, percentile, poisson
 from loadtests.compare.servers import OURS, Server
+from loadtests.running import wait_until
 
 WARM_SECONDS = 1.0
 IDLE_SECONDS = 3.0
@@ -18,6 +20,7 @@ IDLE_SECONDS = 3.0
 RESTLESS = 0.01
 # What a server is said to sustain, of its requests/s in closed loop.
 SUSTAINED = 0.8
+QUIET_SECONDS = 1.0
 PATIENCE = 5.0  # seconds until a client in open loop gives up
 
 
@@ -77,6 +80,7 @@ def closed(server: Server, picture: bytes, seconds: float, folder: Path) -> dict
 def opened(server: Server, picture: bytes, rate: float, seconds: float) -> dict[str, float]:
     """Latency from when a request was due; one that is not answered with 2xx in time counts as PATIENCE."""
     answers = ask(server, picture, rate, seconds)
+    wait_quiet(server)  # the next one's turn is its own
     good = [answer for answer in answers if 200 <= answer.status < 300]
     latencies = [answer.seconds for answer in good] + [PATIENCE] * (len(answers) - len(good))
     return {
@@ -95,6 +99,19 @@ def ask(server: Server, picture: bytes, rate: float, seconds: float) -> list[Ans
 
     with hurry():
         return uvloop.run(load())
+
+
+def wait_quiet(server: Server) -> None:
+    """Until its network has been idle for a while: what clients gave up may still be computed."""
+    seen, since = server.computed(), time.monotonic()
+
+    def quiet() -> bool:
+        nonlocal seen, since
+        if server.computed() != seen:
+            seen, since = server.computed(), time.monotonic()
+        return time.monotonic() > since + QUIET_SECONDS
+
+    wait_until(quiet, 120, f"{server.name} is idle")
 
 
 def figures(setting: dict[str, Any], server: str, name: str) -> list[float]:
