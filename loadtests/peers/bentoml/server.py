@@ -1,7 +1,7 @@
 """BentoML: one service whose API makes batches by its adaptive batching.
 
-No access log. An async API was a third faster here than one in threads, and both than a service for decoding before one
-for the network, which is what its documentation has for several models.
+No access log. An async API, because one in threads, and one service for decoding before another for the network, were
+slower on a busy machine (three runs of 2 s each).
 """
 
 from pathlib import Path

@@ -2,7 +2,7 @@
 
 Started as its documentation says: an archive, a config.properties with batch size and delay, `torchserve --start`;
 stopped by `torchserve --stop`, as a signal reaches only the program that starts Java. A delay of 1 ms was faster than
-5 and 20.
+5 and 20 on a busy machine (three runs of 2 s each).
 """
 
 import json
