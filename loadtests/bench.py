@@ -4,8 +4,6 @@ import argparse
 import json
 import platform
 import re
-import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -20,7 +18,7 @@ import psutil
 import torch
 from torch import nn
 
-from loadtests import engine_alone
+from loadtests import engine_alone, wrk
 from loadtests.pictures import blots, photo
 from loadtests.running import RunningService
 from models import compile as compiler
@@ -31,17 +29,11 @@ from models.networks import create
 from service import __version__
 from service.settings import available_cores
 
-CONNECTIONS = 64
 ROUNDS = 5
 SECONDS = 5.0
 # Short turns: the machine's speed drifts, and the ratio must not.
 ENGINE_ROUNDS, ENGINE_SECONDS = 25, 1.0
 LOGITS_SPREAD = 0.3  # standard deviation, small: random weights make much more of rounding than trained ones do
-WRK_BODY = """
-local file = io.open("%s", "rb")
-wrk.method, wrk.body = "POST", file:read("*all")
-wrk.headers["Content-Type"] = "image/jpeg"
-"""
 
 
 def spread(values: list[float], digits: int = 2) -> dict[str, Any]:
@@ -66,18 +58,10 @@ def start_up(cache: Path | None, until: Callable[[RunningService], bool]) -> flo
     return seconds
 
 
-def wrk(service: RunningService, script: Path) -> dict[str, float]:
-    command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{SECONDS:g}s", "--latency", "-s", str(script)]
-    text = subprocess.run([*command, f"{service.url}/v1/predict"], capture_output=True, text=True, check=True).stdout
-    assert "Non-2xx" not in text, text
-    assert "Socket errors" not in text, text
-
-    def latency(percentile: int) -> float:
-        value, unit = re.search(rf"{percentile}%\s+([\d.]+)(us|ms|s)", text).groups()  # type: ignore[union-attr]
-        return float(value) * {"us": 1e-3, "ms": 1.0, "s": 1e3}[unit]
-
-    rate = float(re.search(r"Requests/sec:\s+([\d.]+)", text).group(1))  # type: ignore[union-attr]
-    return {"requests_per_second": rate, "p50_ms": latency(50), "p99_ms": latency(99)}
+def loaded(service: RunningService, script: Path) -> dict[str, float]:
+    run = wrk.run(f"{service.url}/v1/predict", script, SECONDS)
+    assert run.errors == 0, run
+    return {"requests_per_second": run.requests_per_second, "p50_ms": run.p50_ms, "p99_ms": run.p99_ms}
 
 
 def memory(service: RunningService) -> dict[str, float]:
@@ -99,19 +83,17 @@ def served(cache: Path, workers: tuple[int, ...] = (1, 2)) -> dict[str, Any]:
     rounds: dict[int, list[dict[str, float]]] = {count: [] for count in workers}
     used: dict[int, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        body, script = Path(folder, "picture.jpg"), Path(folder, "post.lua")
-        body.write_bytes(picture)
-        script.write_text(WRK_BODY % body)
+        script = wrk.script(Path(folder), picture, "image/jpeg")
         for _ in range(ROUNDS):
             for count in workers:
                 with RunningService(workers=count, cache_dir=cache) as service:
                     service.wait_compiled()
                     used[count] = memory(service)
-                    wrk(service, script)  # warm
-                    rounds[count].append(wrk(service, script))
+                    loaded(service, script)  # warm
+                    rounds[count].append(loaded(service, script))
     return {
         "image_bytes": len(picture),
-        "connections": CONNECTIONS,
+        "connections": wrk.CONNECTIONS,
         "by_workers": {
             str(count): {
                 **{name: spread([run[name] for run in runs]) for name in runs[0]},
@@ -163,8 +145,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
-    if not shutil.which("wrk"):
-        print("bench: needs wrk, the load generator (Debian: apt-get install wrk)", file=sys.stderr)
+    if not wrk.is_there("bench"):
         return 2
     with tempfile.TemporaryDirectory() as folder:
         cache = Path(folder, "cache")

@@ -15,7 +15,9 @@ from dataclasses import dataclass, field
 from statistics import quantiles
 
 LOST = 0
+LATE = -1
 HURRY = -10
+LAST_CHUNK = b"0\r\n\r\n"
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class Answer:
     """seconds from the start of the load"""
     seconds: float
     status: int
-    """LOST: the connection failed before a whole answer"""
+    """LOST: the connection failed before a whole answer; LATE: the client gave up waiting"""
     head: bytes = field(default=b"", repr=False)
     body: bytes = field(default=b"", repr=False)
 
@@ -88,12 +90,12 @@ class Client:
             self._idle.remove(connection)
             connection.close()
 
-    async def open_loop(self, request: bytes, times: list[float]) -> list[Answer]:
-        """Send `request` at each of `times` (seconds from now)."""
+    async def open_loop(self, request: bytes, times: list[float], patience: float | None = None) -> list[Answer]:
+        """Send `request` at each of `times` (seconds from now); hang up after `patience` seconds without an answer."""
         start = time.monotonic()
 
         async def one(due: float) -> Answer:
-            return await self.ask(request, start, due)
+            return await self.ask(request, start, due, patience)
 
         tasks = []
         for due in times:
@@ -102,30 +104,40 @@ class Client:
             tasks.append(asyncio.create_task(one(due)))
         return list(await asyncio.gather(*tasks))
 
-    async def closed_loop(self, request: bytes, connections: int, going: Callable[[], bool]) -> list[Answer]:
+    async def closed_loop(
+        self, request: bytes, connections: int, going: Callable[[], bool], patience: float | None = None
+    ) -> list[Answer]:
         """As many requests at a time as `connections`, each after the answer to the one before, while `going()`."""
         start = time.monotonic()
         answers: list[Answer] = []
 
         async def one() -> None:
             while going():
-                answers.append(await self.ask(request, start, time.monotonic() - start))
+                answers.append(await self.ask(request, start, time.monotonic() - start, patience))
                 if answers[-1].status == LOST:
                     await asyncio.sleep(0.01)
 
         await asyncio.gather(*(one() for _ in range(connections)))
         return answers
 
-    async def ask(self, request: bytes, start: float, due: float) -> Answer:
+    async def ask(self, request: bytes, start: float, due: float, patience: float | None = None) -> Answer:
         """One request, due so many seconds after `start` of time.monotonic()."""
+        status, head, body = LOST, b"", b""
+        connection = None
         try:
-            connection = self._take() or await self._connect()
-            head, body = await connection.ask(request)
+            async with asyncio.timeout(patience):
+                connection = self._take() or await self._connect()
+                head, body = await connection.ask(request)
+            status = int(head[9:12])
+            if not connection.closed:
+                self._idle.append(connection)
+        except TimeoutError:
+            status = LATE
+            if connection:
+                connection.close()
         except OSError:
-            return Answer(due, time.monotonic() - start - due, LOST)
-        if not connection.closed:
-            self._idle.append(connection)
-        return Answer(due, time.monotonic() - start - due, int(head[9:12]), head, body)
+            pass
+        return Answer(due, time.monotonic() - start - due, status, head, body)
 
     def _take(self) -> "_Connection | None":
         if not self._idle:
@@ -143,7 +155,7 @@ class Client:
 
 
 class _Connection(asyncio.Protocol):
-    """One request at a time; answers must have a Content-Length, as all of the service's have."""
+    """One request at a time; answers have a Content-Length, as all of the service's do, or come in chunks."""
 
     def __init__(self, lost: Callable[["_Connection"], None]) -> None:
         self._lost = lost
@@ -176,7 +188,12 @@ class _Connection(asyncio.Protocol):
         if end < 0 or self._answer is None:
             return
         head = self._received[:end].lower()
-        length = int(head.split(b"content-length: ")[1].split(b"\r\n")[0])
+        if b"transfer-encoding: chunked" in head:
+            if not self._received.endswith(LAST_CHUNK):
+                return
+            length = len(self._received) - end - 4
+        else:
+            length = int(head.split(b"content-length: ")[1].split(b"\r\n")[0])
         if len(self._received) < end + 4 + length:
             return
         body, self._received = self._received[end + 4 :], b""
