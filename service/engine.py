@@ -43,6 +43,7 @@ log = logging.getLogger(__name__)
 HEARTBEAT_SECONDS = 0.5
 # So long after an image that is no background work, background batches are short ones.
 ALERT_SECONDS = 1.0
+NO_GPU = "PyTorch finds no CUDA device; COORDSERVE_DEVICE=auto or cpu serves without one"
 
 
 class Engine:
@@ -126,7 +127,7 @@ class Engine:
                 self._report(ready=False, reason="compiling the network (jit)")
                 self._serve_as(forms.jit(self._settings.model, self._target, self._staging, self._settings.cache_dir))
                 return
-        except compiler.PackageRefused as error:
+        except (compiler.PackageRefused, OSError) as error:
             log.error("the compiled network may not serve: %s; serving eagerly", error)
             self._compile_state = f"refused: {error}"
         else:
@@ -366,21 +367,22 @@ def main() -> int:
     settings = Settings(**start.fields["settings"])
     logs.configure(settings.log_format, settings.log_level, "engine")
     name_process("engine")
-    arena = Arena(start.fds[0], *start.fields["arena"])
+    arena, former = Arena(start.fds[0], *start.fields["arena"]), start.fields["former"]
     spans = None
     if settings.tracing:
         from service.tracing import BatchSpans
 
         spans = BatchSpans(arena)
     try:
-        engine = Engine(channel, settings, arena, start.fields["former"], spans)
+        if settings.device == "cuda" and not former and not torch.cuda.is_available():
+            control.send(channel, "fatal", message=NO_GPU)
+            return 1
+        Engine(channel, settings, arena, former, spans).run()
     except ModelDirectoryError as error:
         control.send(channel, "fatal", message=str(error))
         return 1
-    try:
-        engine.run()
     except Exception:
-        log.exception("the device is lost with this process")
+        log.exception("the engine cannot go on")
         return 1
     if spans:
         spans.close()

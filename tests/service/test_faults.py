@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
+import torch
 
 from loadtests.running import RunningService, wait_until
 from models.config import BUNDLED_MODEL, CONFIG_FILE, WEIGHTS_FILE
@@ -53,6 +54,11 @@ def test_a_missing_model_directory_is_said(tmp_path: Path):
 
     assert str(tmp_path / "none") in line
     assert "--model" in line
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_missing_gpu_is_said():
+    assert "COORDSERVE_DEVICE" in refused("--device", "cuda")
 
 
 def test_a_broken_configuration_is_said(tmp_path: Path):
