@@ -122,8 +122,8 @@ class Connection(HttpToolsProtocol):
             self._read(b"\r\n".join([*lines, b"", data[offer.args[0] :]]))
 
     def _watch_head(self, received: int) -> None:
-        if not self._head_began:  # else most of it may be a body before the head
-            self._head_bytes += received
+        # Of what came with the head's beginning, most may be a body before it: there its whole lines are counted.
+        self._head_bytes += self._head_size() if self._head_began else received
         if self._head_bytes > HEAD_BYTES:
             self._refuse(problems.head_too_large(HEAD_BYTES))
         elif self._head_timer is None:
@@ -152,19 +152,21 @@ class Connection(HttpToolsProtocol):
 
     def _complaint(self) -> Problem | None:
         """What is wrong with a whole head."""
-        size, hosts = len(self.url), 0
+        hosts = 0
         for name, value in self.headers:
-            size += len(name) + len(value)
             if name == b"host":
                 hosts += 1
             elif name == b"transfer-encoding" and value.strip().lower() != b"chunked":
                 return problems.unknown_coding(problems.shortened(value.decode("latin-1")))
-        if size > HEAD_BYTES:
+        if self._head_size() > HEAD_BYTES:
             self.url = b"/"  # what is longer has no path for the parser
             return problems.head_too_large(HEAD_BYTES)
         if hosts != 1 and (hosts or self.parser.get_http_version() == "1.1"):
             return problems.not_http("one Host header is needed")
         return None
+
+    def _head_size(self) -> int:
+        return len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
 
     def on_body(self, body: bytes) -> None:
         super().on_body(body)

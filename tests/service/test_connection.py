@@ -139,12 +139,13 @@ def test_an_answer_without_a_body_comes_at_once(service: RunningService):
         assert read_answer(file)[0] == 200
 
 
-def test_headers_without_end_are_refused(service: RunningService):
+@pytest.mark.parametrize("at_once", [1, 1000])
+def test_headers_without_end_are_refused(service: RunningService, at_once: int):
+    lines = [HEAD, *[b"X-Filler: " + b"x" * 988 + b"\r\n"] * (2 * connection.HEAD_BYTES // 1000)]
     with connect(service) as client:
-        client.sendall(HEAD)
         try:
-            for _ in range(2 * connection.HEAD_BYTES // 1000):
-                client.sendall(b"X-Filler: " + b"x" * 988 + b"\r\n")
+            for first in range(0, len(lines), at_once):
+                client.sendall(b"".join(lines[first : first + at_once]))
         except OSError:  # closed under our hands: that is its right
             return
         status, problem = answer(client)
