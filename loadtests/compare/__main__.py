@@ -48,6 +48,9 @@ def main() -> int:
     options = parser.parse_args()
     if not wrk.is_there("compare"):
         return 2
+    for path in (options.out, options.json):
+        if path:
+            path.parent.mkdir(parents=True, exist_ok=True)
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # too much load is many connections
     report: dict[str, Any] = {
