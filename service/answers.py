@@ -1,7 +1,7 @@
 """Scores to the JSON of an answer. Written by hand: this is the hot path, and the schema is stated in `schema`."""
 
 import json
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,14 +9,13 @@ from numpy.typing import NDArray
 from service.problems import Problem
 
 
-@dataclass(frozen=True)
-class Timing:
+class Timing(NamedTuple):
     """Where the time of a request went; of several images the longest times and the largest batch."""
 
     decode_seconds: float
-    queue_us: int = 0
-    infer_us: int = 0
-    batch_size: int = 0
+    queue_us: int
+    infer_us: int
+    batch_size: int
 
 
 class AnswerWriter:

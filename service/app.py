@@ -75,7 +75,7 @@ def create_app(
         classes = top_k(request)
         with intake.reception(how.urgency) as reception:
             found = await received(request, how, reception)
-            async with intake.computed(found, how, some=len(found) > 1) as answer:
+            with await intake.computed(found, how, some=len(found) > 1) as answer:
                 predictions: list[str | Problem] = [
                     answer.refused.get(index) or writer.ranking(answer.scores(index), classes)
                     for index in range(len(found))
@@ -93,7 +93,7 @@ def create_app(
         with intake.reception(how.urgency) as reception:
             found = await received(request, how, reception)
             as_png = wants_png(request, len(found))
-            async with intake.computed(found, how, some=len(found) > 1, question=what) as answer:
+            with await intake.computed(found, how, some=len(found) > 1, question=what) as answer:
                 if as_png:
                     loop = asyncio.get_running_loop()
                     png = await loop.run_in_executor(None, overlay, answer.seen[0], answer.explanation(0).map)

@@ -2,8 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -31,9 +31,9 @@ Image = bytes | Pixels | Problem
 """An encoded picture, RGB pixels uint8 [height, width, 3], or what is wrong with one"""
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Computed:
-    """The images of a request, answered by the engine; valid inside the context of Intake.computed."""
+    """The images of a request, answered by the engine. A context manager, inside which they can be read."""
 
     ticket: Ticket
     refused: dict[int, Problem]
@@ -41,6 +41,12 @@ class Computed:
     timing: Timing
     seen: list[Pixels]
     """what the network saw of each image, uint8 [S, S, 3], if they were explained"""
+
+    def __enter__(self) -> "Computed":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.ticket.close()
 
     def explanation(self, index: int) -> Explanation:
         """Where the network looked in an image that was not refused, if that was the question."""
@@ -73,31 +79,27 @@ class Intake:
         self._pool.check_room(1, urgency)
         return self._bodies.reception()
 
-    @asynccontextmanager
     async def computed(
         self, images: Sequence[Image], asked: Asked, some: bool = False, question: Question | None = None
-    ) -> AsyncIterator[Computed]:
-        """Have images computed; inside the context their scores can be read.
+    ) -> Computed:
+        """Have images computed, with a question explained, too.
 
-        With a question their explanations can, too. A bad image raises its Problem; if `some` it is
-        named in `refused` instead. Raises Problem: 429 (no room), 503 (no engine), 504 (deadline), 500
-        (the network failed).
+        A bad image raises its Problem; if `some` it is named in `refused` instead. Raises Problem: 429 (no room),
+        503 (no engine), 504 (deadline), 500 (the network failed).
         """
+        ticket = self._pool.take(len(images), asked.urgency)
         try:
-            with self._pool.take(len(images), asked.urgency) as ticket:
-                async with asyncio.timeout(asked.deadline - time.monotonic()):
-                    refused, timing, seen = await self._compute(ticket, images, asked.deadline, some, question)
-                self._counters.decode.observe(timing.decode_seconds)
-                self._counters.queue.observe(timing.queue_us / 1e6)
-                self._counters.infer.observe(timing.infer_us / 1e6)
-                yield Computed(ticket, refused, timing, seen)
-        except TimeoutError as error:
-            raise problems.deadline_exceeded() from error
+            async with asyncio.timeout(asked.deadline - time.monotonic()):
+                return await self._compute(ticket, images, asked.deadline, some, question)
+        except BaseException as error:
+            ticket.close(type(error))
+            if isinstance(error, TimeoutError):
+                raise problems.deadline_exceeded() from error
+            raise
 
     async def _compute(
         self, ticket: Ticket, images: Sequence[Image], deadline: float, some: bool, question: Question | None
-    ) -> tuple[dict[int, Problem], Timing, list[Pixels]]:
-        """What Computed says, beside the ticket."""
+    ) -> Computed:
         started = time.perf_counter()
         refused: dict[int, Problem] = {}
         with self._spans.decode() if self._spans else nullcontext():
@@ -108,23 +110,20 @@ class Intake:
                     if not some:
                         raise
                     refused[index] = problem
-        timing = Timing(time.perf_counter() - started)
+        decode_seconds = time.perf_counter() - started
         seen = [ticket.pixels(index).copy() for index in range(len(images))] if question else []
         accepted = [index for index in range(len(images)) if index not in refused]
-        if not accepted:
-            return refused, timing, seen
-        if self._spans:
-            self._spans.ordered(ticket.slots)
-        replies = await ticket.infer(accepted, deadline, question)
-        if self._spans:
-            self._spans.answered(ticket.sent, replies)
-        timing = Timing(
-            timing.decode_seconds,
-            max(reply.queue_us for reply in replies),
-            max(reply.infer_us for reply in replies),
-            max(reply.batch_size for reply in replies),
-        )
-        return refused, timing, seen
+        batch_size = queue_us = infer_us = 0
+        if accepted:
+            if self._spans:
+                self._spans.ordered(ticket.slots)
+            replies = await ticket.infer(accepted, deadline, question)
+            if self._spans:
+                self._spans.answered(ticket.sent, replies)
+            _, _, batch_size, queue_us, infer_us = map(max, zip(*replies, strict=True))
+        timing = Timing(decode_seconds, queue_us, infer_us, batch_size)
+        self._counters.stages(decode_seconds, queue_us / 1e6, infer_us / 1e6)
+        return Computed(ticket, refused, timing, seen)
 
     async def _place(self, ticket: Ticket, index: int, image: Image) -> None:
         """Write into its slot what the network sees of an image. Raises Problem."""

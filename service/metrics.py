@@ -45,7 +45,7 @@ class WorkerMetrics:
         )
         self._requests, self._duration = requests, duration
         self._by_route: dict[tuple[str, int], tuple[Any, Any]] = {}
-        self.decode, self.queue, self.infer = (stage.labels(name) for name in ("decode", "queue", "infer"))
+        self._stages = [stage.labels(name) for name in ("decode", "queue", "infer")]
         self._dropped = _dropped(registry)
 
     def answered(self, route: str, code: int, seconds: float) -> None:
@@ -55,6 +55,11 @@ class WorkerMetrics:
             self._by_route[route, code] = children
         children[0].inc()
         children[1].observe(seconds)
+
+    def stages(self, *seconds: float) -> None:
+        """Of a request in decoding, waiting for its batch, and being computed."""
+        for stage, value in zip(self._stages, seconds, strict=True):
+            stage.observe(value)
 
     def dropped(self, reason: str, images: int) -> None:
         self._dropped.labels(reason).inc(images)

@@ -189,9 +189,13 @@ class Ticket:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close(kind)
+
+    def close(self, error: type[BaseException] | None = None) -> None:
+        """The slots are needed no more; of which class the error was that ended it before its answer."""
         self.closed = True
-        if kind is not None:
-            self.given_up = _GIVEN_UP.get(kind)
+        if error is not None:
+            self.given_up = _GIVEN_UP.get(error)
         if not self._expected:
             self._pool.given_up(self, len(self.slots))
         self._pool.give_back(self.slots)

@@ -99,7 +99,7 @@ def router(
             if found.urgency is not None:
                 how = replace(how, urgency=found.urgency)
             explained = any(output.name == protocol.ATTENTION for output in found.outputs)
-            async with intake.computed(found.images, how, question=usual if explained else None) as answer:
+            with await intake.computed(found.images, how, question=usual if explained else None) as answer:
                 indices = range(len(found.images))
                 values = {protocol.SCORES: np.stack([answer.scores(index) for index in indices])}
                 if explained:
