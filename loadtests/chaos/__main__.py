@@ -13,8 +13,8 @@ from types import ModuleType
 
 import torch
 
-from loadtests.bench import cpu
 from loadtests.chaos.finding import Finding
+from loadtests.machine import cpu
 from models import compile as compiler
 from models.config import BUNDLED_MODEL
 from service import __version__

@@ -1,0 +1,69 @@
+"""`make bench`: every question in turn, and all answers into one JSON file, of which page.py makes docs/benchmarks.md."""
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from loadtests import networks, wrk
+from loadtests.bench import engine, ingest, latency, serving, start_up
+from loadtests.bench.serving import Case
+from loadtests.machine import conditions
+from models.config import BUNDLED_MODEL, read_config
+
+DISTRIBUTIONS = "coordserve", "torch", "onnxruntime", "openvino"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m loadtests.bench", description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="the JSON file")
+    parser.add_argument("--short", action="store_true", help="whether it works, not how fast: the bundled network alone")
+    options = parser.parse_args()
+    if not wrk.is_there("bench"):
+        return 2
+    begun = time.monotonic()
+
+    def say(what: str) -> None:
+        print(f"{time.monotonic() - begun:5.0f} s  {what}", file=sys.stderr)
+
+    report: dict[str, Any] = {"short": options.short, **conditions(*DISTRIBUTIONS)}
+    with tempfile.TemporaryDirectory() as folder:
+        cache = Path(folder, "cache")
+        asked = {BUNDLED_MODEL: ingest.SMALL}
+        if not options.short:
+            asked[networks.imagenet_sized(Path(folder))] = ingest.MEDIUM
+        say("ingest")
+        report["ingest"] = ingest.run(short=options.short)
+        say("engine; compiles each network for each dtype, in each way")
+        report["engine"] = engine.run(list(asked), cache, short=options.short)
+        say("start-up")
+        report["start_up"] = start_up.run(cache, short=options.short)
+        say("serving")
+        cases = [case for model, picture in asked.items() for case in _cases(model, picture, report)]
+        report["serving"] = serving.run(cases, cache, short=options.short)
+        say("latency")
+        report["latency"] = [
+            latency.run(model, ingest.encoded(picture), cache, short=options.short) for model, picture in asked.items()
+        ]
+    report["seconds"] = round(time.monotonic() - begun)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(report, indent=1) + "\n")
+    say(f"done: {options.out}")
+    return 0
+
+
+def _cases(model: Path, picture: str, report: dict[str, Any]) -> list[Case]:
+    """By number of workers: one and two of the bundled network, and what the service chooses for others."""
+    pixels = read_config(model).preprocessing.input_size
+    [decoded] = [row for row in report["ingest"] if (row["picture"], row["network_pixels"]) == (picture, pixels)]
+    [alone] = [row for row in report["engine"]["alone"] if row["network"] == model.name]
+    known = decoded["worker_ms"]["median"], alone["engine_images_per_second"]["median"]
+    counts = (1, 2) if model == BUNDLED_MODEL else (None,)
+    return [Case(model, count, ingest.encoded(picture), *known) for count in counts]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
