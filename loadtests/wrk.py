@@ -69,7 +69,7 @@ def read(text: str) -> Run:
 
 def _latency(percentile: int, text: str) -> float:
     found = re.search(rf"\b{percentile}%\s+([\d.]+)(us|ms|s|m)\b", text)
-    return float(found[1]) * MILLISECONDS[found[2]] if found else float("nan")
+    return float(found[1]) * MILLISECONDS[found[2]] if found and float(found[1]) else float("nan")
 
 
 def _found(pattern: str, text: str) -> str | None:

@@ -1,4 +1,4 @@
-"""`make bench`: every question in turn, and all answers into one JSON file, of which page.py makes docs/benchmarks.md."""
+"""`make bench`: every question in turn, all answers into one JSON file; page.py makes docs/benchmarks.md of it."""
 
 import argparse
 import json
@@ -13,6 +13,7 @@ from loadtests.bench import engine, ingest, latency, serving, start_up
 from loadtests.bench.serving import Case
 from loadtests.machine import conditions
 from models.config import BUNDLED_MODEL, read_config
+from service.settings import Settings
 
 DISTRIBUTIONS = "coordserve", "torch", "onnxruntime", "openvino"
 
@@ -20,7 +21,9 @@ DISTRIBUTIONS = "coordserve", "torch", "onnxruntime", "openvino"
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m loadtests.bench", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="the JSON file")
-    parser.add_argument("--short", action="store_true", help="whether it works, not how fast: the bundled network alone")
+    parser.add_argument(
+        "--short", action="store_true", help="whether it works, not how fast: the bundled network alone"
+    )
     options = parser.parse_args()
     if not wrk.is_there("bench"):
         return 2
@@ -42,7 +45,7 @@ def main() -> int:
         say("start-up")
         report["start_up"] = start_up.run(cache, short=options.short)
         say("serving")
-        cases = [case for model, picture in asked.items() for case in _cases(model, picture, report)]
+        cases = [case for model, picture in asked.items() for case in _cases(model, picture, report["ingest"])]
         report["serving"] = serving.run(cases, cache, short=options.short)
         say("latency")
         report["latency"] = [
@@ -55,14 +58,12 @@ def main() -> int:
     return 0
 
 
-def _cases(model: Path, picture: str, report: dict[str, Any]) -> list[Case]:
+def _cases(model: Path, picture: str, decoding: list[dict[str, Any]]) -> list[Case]:
     """By number of workers: one and two of the bundled network, and what the service chooses for others."""
     pixels = read_config(model).preprocessing.input_size
-    [decoded] = [row for row in report["ingest"] if (row["picture"], row["network_pixels"]) == (picture, pixels)]
-    [alone] = [row for row in report["engine"]["alone"] if row["network"] == model.name]
-    known = decoded["worker_ms"]["median"], alone["engine_images_per_second"]["median"]
-    counts = (1, 2) if model == BUNDLED_MODEL else (None,)
-    return [Case(model, count, ingest.encoded(picture), *known) for count in counts]
+    [row] = [row for row in decoding if (row["picture"], row["network_pixels"]) == (picture, pixels)]
+    counts = (1, 2) if model == BUNDLED_MODEL else (Settings().workers,)
+    return [Case(model, count, ingest.encoded(picture), row["worker_ms"]["median"]) for count in counts]
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ CONNECTIONS = 64
 
 def run(model: Path, picture: bytes, cache: Path, *, short: bool = False) -> dict[str, Any]:
     """Latencies by share of the closed loop's capacity, which is measured at the start of every round."""
-    shares, rounds, seconds = ((0.5, 1.0), 1, 1.0) if short else (SHARES, 3, 5.0)
+    shares, rounds, seconds = ((0.5, 0.8), 1, 1.0) if short else (SHARES, 3, 5.0)
     request = post("/v1/predict", picture, Content_Type="image/jpeg")
     with RunningService(model=model, cache_dir=cache) as service:
         service.wait_compiled()
@@ -40,13 +40,15 @@ def run(model: Path, picture: bytes, cache: Path, *, short: bool = False) -> dic
 async def _round(port: int, request: bytes, shares: tuple[float, ...], seconds: float, seed: int) -> dict[str, Any]:
     client = Client("127.0.0.1", port)
     await client.closed_loop(request, CONNECTIONS, _for(1.0))  # warm, at every batch size
-    lone = await client.closed_loop(request, 1, _for(seconds / 2))
+    alone = _figures(await client.closed_loop(request, 1, _for(seconds / 2)))
     capacity = len(await client.closed_loop(request, CONNECTIONS, _for(seconds))) / seconds
     loads = []
     for share in shares:
         answers = await client.open_loop(request, poisson(share * capacity, seconds, seed))
-        loads.append({"offered": share * capacity, **_figures(answers)})
-    return {"lone": _figures(lone), "capacity": capacity, "loads": loads}
+        figures = _figures(answers)
+        over_lone = figures["p50_ms"] / alone["p50_ms"]
+        loads.append({"offered": share * capacity, **figures, "p50_over_lone": over_lone})
+    return {"lone": alone, "capacity": capacity, "loads": loads}
 
 
 def _figures(answers: list[Answer]) -> dict[str, float]:

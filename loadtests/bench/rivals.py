@@ -1,7 +1,7 @@
 """The ways to run the same network: pixels uint8 [N, S, S, 3] in, scores float32 [N, classes] out.
 
-Each gets as many threads as the service gives the network. ONNX Runtime and OpenVINO get it as it was trained, batch norms
-and all: they fold those by themselves, and were no faster with our forms of layers.
+Each gets as many threads as the service gives the network. ONNX Runtime and OpenVINO get it as it was trained, batch
+norms and all: they fold those by themselves, and were no faster with our forms of layers.
 """
 
 import importlib
@@ -125,6 +125,7 @@ RIVALS: dict[str, Make] = {
     "OpenVINO": openvino,
     "OpenVINO, a stream a core": openvino_streams,
 }
+COMPILING = torch_compile, jit  # for every batch size, half a minute each
 
 
 def _compiled_now(make: Callable[[], Run], subject: Subject, images: Tensor) -> Run:

@@ -2,8 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,13 @@ import psutil
 
 from loadtests import wrk
 from loadtests.bench.memory import resident
-from loadtests.bench.turns import in_turns, spread, spreads
+from loadtests.bench.turns import in_turns, ratio, spread, spreads
+from loadtests.engine_alone import EngineAlone
 from loadtests.running import RunningService
-from service.settings import available_cores
+from service.settings import Settings, available_cores
+
+Runs = list[dict[str, float]]
+RATE = "requests_per_second"
 
 
 @dataclass(frozen=True)
@@ -22,27 +25,31 @@ class Case:
     """What is served to whom, and what its parts do alone."""
 
     model: Path
-    workers: int | None
-    """None: as many as the service takes by itself"""
+    workers: int
     picture: bytes
     ingest_ms: float
     """of a worker's CPU, for the picture"""
-    engine_alone: float
-    """images/s"""
 
 
-def run(cases: Iterable[Case], cache: Path, *, short: bool = False) -> list[dict[str, Any]]:
-    """Each case in turns, wrk in closed loop on the same cores."""
+def run(cases: list[Case], cache: Path, *, short: bool = False) -> list[dict[str, Any]]:
+    """Each case, and its engine alone, in turns; wrk in closed loop on the same cores."""
     rounds, seconds = (1, 1.0) if short else (5, 5.0)
     with tempfile.TemporaryDirectory() as folder:
-        ways = {case: partial(_served, case, cache, Path(folder), seconds) for case in cases}
-        return [_summary(case, runs) for case, runs in in_turns(ways, rounds).items()]
+        served = {case: partial(_served, case, cache, Path(folder), seconds) for case in cases}
+        alone = {case.model: partial(_alone, case.model, cache, folder, seconds / 2) for case in cases}
+        runs = in_turns({**served, **alone}, rounds)
+    return [_summary(case, runs[case], runs[case.model], runs.get(replace(case, workers=1))) for case in cases]
+
+
+def _alone(model: Path, cache: Path, folder: str, seconds: float) -> dict[str, float]:
+    with EngineAlone(Settings(model=model, cache_dir=cache), tempfile.mkdtemp(dir=folder)) as engine:
+        engine.rate(seconds / 2)  # warm
+        return {RATE: engine.rate(seconds)}
 
 
 def _served(case: Case, cache: Path, folder: Path, seconds: float) -> dict[str, float]:
-    settings = {} if case.workers is None else {"workers": case.workers}
     script = wrk.script(folder, case.picture, "image/jpeg")
-    with RunningService(model=case.model, cache_dir=cache, **settings) as service:
+    with RunningService(model=case.model, cache_dir=cache, workers=case.workers) as service:
         service.wait_compiled()
         memory = resident(service)
         workers, engine = service.children("service.worker"), service.children("service.engine")
@@ -54,31 +61,30 @@ def _served(case: Case, cache: Path, folder: Path, seconds: float) -> dict[str, 
     assert run.errors == 0, run
     spent = [1e6 * (end - start) / run.requests for start, end in zip(before, after, strict=True)]
     return {
-        "requests_per_second": run.requests_per_second,
+        RATE: run.requests_per_second,
         "p50_ms": run.p50_ms,
         "p99_ms": run.p99_ms,
         **dict(zip(("worker_us", "engine_us", "client_us"), spent, strict=True)),
-        "workers": len(workers),
         **memory,
     }
 
 
-def _summary(case: Case, runs: list[dict[str, float]]) -> dict[str, Any]:
+def _summary(case: Case, runs: Runs, alone: Runs, one_worker: Runs | None) -> dict[str, Any]:
     cores, ingest = available_cores(), 1000 * case.ingest_ms
     costs = [run["worker_us"] + run["engine_us"] + run["client_us"] for run in runs]
+    rates = [run[RATE] for run in runs]
     return {
         "network": case.model.name,
         "image_bytes": len(case.picture),
         "connections": wrk.CONNECTIONS,
-        "workers_by_default": case.workers is None,
-        "share_of_engine_alone": spread([run["requests_per_second"] / case.engine_alone for run in runs], 3),
+        "workers": case.workers,
+        "share_of_engine_alone": ratio(rates, [run[RATE] for run in alone]),
+        "over_one_worker": ratio(rates, [run[RATE] for run in one_worker]) if one_worker else None,
         # Decoding is taken from what it costs alone; what else a worker does for a request is the rest.
         "ingest_us": round(ingest, 1),
         "request_us": spread([run["worker_us"] - ingest for run in runs], 1),
         "limit_of_cores": spread([1e6 * cores / cost for cost in costs], 1),
-        "share_of_limit_of_cores": spread(
-            [run["requests_per_second"] * cost / 1e6 / cores for run, cost in zip(runs, costs, strict=True)], 3
-        ),
+        "share_of_limit_of_cores": ratio(rates, [1e6 * cores / cost for cost in costs]),
         **spreads(runs, 1),
     }
 

@@ -11,12 +11,13 @@ from models.compile import Run
 
 # After a call the threads of some runtimes wait for the next one, busily, for some milliseconds.
 OTHERS_REST = 0.05
+Way = TypeVar("Way")
 Figure = TypeVar("Figure")
 
 
-def in_turns(ways: Mapping[str, Callable[[], Figure]], rounds: int) -> dict[str, list[Figure]]:
+def in_turns(ways: Mapping[Way, Callable[[], Figure]], rounds: int) -> dict[Way, list[Figure]]:
     """What each of the ways gave in each round."""
-    found: dict[str, list[Figure]] = {name: [] for name in ways}
+    found: dict[Way, list[Figure]] = {name: [] for name in ways}
     for _ in range(rounds):
         for name, way in ways.items():
             found[name].append(way())
