@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from loadtests.bench import plots
-from loadtests.bench.plots import network_name
+from loadtests.bench.plots import names_of, network_name
 
 BUSY = 0.8  # where a service should be run at most
 OUT = Path("docs/benchmarks.md")
@@ -129,7 +129,7 @@ def number(value: float) -> str:
 
 def table(head: Cells, rows: Iterable[Cells]) -> str:
     lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |".replace("|  |", "| |") for line in lines)
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _head(report: Report, json_path: Path) -> str:
@@ -158,7 +158,7 @@ def _package_over(report: Report) -> str:
     """How many times as fast as each other way, for the dtypes that are served."""
     served = {(row["network"], row["dtype"]) for row in report["engine"]["alone"]}
     cells = [cell for cell in report["engine"]["ways"] if (cell["network"], cell["dtype"]) in served]
-    names = list(dict.fromkeys(name for cell in cells for name in cell["aot_over"]))
+    names = names_of(cell["aot_over"] for cell in cells)
     rows = [[_computed(cell), *(figure(cell["aot_over"].get(name)) for name in names)] for cell in cells]
     return table(["compiled package over", *names], rows)
 
@@ -167,7 +167,7 @@ def _ways(cells: list[dict[str, Any]]) -> Iterator[str]:
     """A table for each network and dtype."""
     for network, dtype, threads in dict.fromkeys((cell["network"], cell["dtype"], cell["threads"]) for cell in cells):
         ours = [cell for cell in cells if (cell["network"], cell["dtype"]) == (network, dtype)]
-        names = list(dict.fromkeys(name for cell in ours for name in (*cell["images_per_second"], *cell["left_out"])))
+        names = names_of({**cell["images_per_second"], **cell["left_out"]} for cell in ours)
         yield f"### {network_name(network)}, {dtype} ({threads} {'threads' if threads > 1 else 'thread'})"
         yield table(
             [

@@ -33,7 +33,7 @@ class Case:
 
 def run(cases: list[Case], cache: Path, *, short: bool = False) -> list[dict[str, Any]]:
     """Each case, and its engine alone, in turns; wrk in closed loop on the same cores."""
-    rounds, seconds = (1, 1.0) if short else (5, 5.0)
+    rounds, seconds = (1, 2.0) if short else (5, 5.0)
     with tempfile.TemporaryDirectory() as folder:
         served = {case: partial(_served, case, cache, Path(folder), seconds) for case in cases}
         alone = {case.model: partial(_alone, case.model, cache, folder, seconds / 2) for case in cases}
