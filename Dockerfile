@@ -26,7 +26,8 @@ RUN --mount=type=secret,id=pip_conf,target=/etc/pip.conf,required=false \
     && /opt/pip/bin/pip --python /opt/venv/bin/python install --no-cache-dir --disable-pip-version-check \
         --constraint constraints.txt --requirement requirements.txt \
     # Its own tests, compiled, which some builds of torch bring: 120 MB.
-    && cd /opt/venv/lib/python3.*/site-packages/torch && rm -rf test bin/test_* bin/*Test
+    && rm -rf /opt/venv/lib/python3.*/site-packages/torch/test /opt/venv/lib/python3.*/site-packages/torch/bin/test_* \
+        /opt/venv/lib/python3.*/site-packages/torch/bin/*Test
 
 # -- the service itself ----------------------------------------------------------------------------------------------
 FROM dependencies AS project

@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-deploy test-image test-cluster rules lint audit format bench loadtest chaos clean
+.PHONY: help serve test test-deploy test-image test-cluster rules lint audit format bench compare loadtest chaos clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -50,11 +50,14 @@ bench: $(VENV)/.installed-bench ## Measure the service on this machine into docs
 loadtest: $(VENV)/.installed-test ## Load the service for half a minute, judge it by loadtests/slo.toml, write loadtest.html
 	$(BIN)/python -m loadtests.loadtest --out loadtest.html
 
+compare: $(VENV)/.installed-test ## Measure other servers beside it into docs/comparison.md (an hour; needs wrk, java)
+	$(BIN)/python -m loadtests.compare --out docs/comparison.md --json comparison.json
+
 chaos: $(VENV)/.installed-test ## Try to break the service, in full, into docs/reliability.md (an hour; needs haproxy)
 	$(BIN)/python -m loadtests.chaos --out docs/reliability.md
 
 clean: ## Remove everything that was made here
-	rm -rf $(VENV) .cache .pytest_cache .mypy_cache .ruff_cache loadtest.html
+	rm -rf $(VENV) .cache .pytest_cache .mypy_cache .ruff_cache comparison.json loadtest.html
 
 $(VENV)/bin/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

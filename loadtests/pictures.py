@@ -31,6 +31,11 @@ def blots(count: int, size: int, seed: int = 0) -> NDArray[np.uint8]:
     return found
 
 
+def encoded_blots(count: int, size: int) -> list[bytes]:
+    """The same as JPEGs."""
+    return [_encoded(Image.fromarray(pixels), "JPEG", quality=90) for pixels in blots(count, size)]
+
+
 def draw_corpus(folder: Path) -> None:
     """Photos of several sizes and formats, and digits that the bundled network reads."""
     corpus = {

@@ -2,6 +2,7 @@
 
 import json
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -24,6 +25,11 @@ def wait_until(condition: Callable[[], Any], seconds: float, what: str) -> Any:
         if time.monotonic() > limit:
             raise TimeoutError(f"not within {seconds:g} s: {what}")
         time.sleep(0.02)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        return int(taken.getsockname()[1])
 
 
 class RunningService:

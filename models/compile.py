@@ -192,6 +192,10 @@ def load_package(path: Path, target: Target) -> Run:
         raise PackageRefused(f"{error}, and compiled packages are code; {_OURS}") from error
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:  # half of it, or not ours
         raise PackageRefused(f"{path} cannot be read ({type(error).__name__}: {error}); remove it") from error
+    except RuntimeError as error:
+        raise PackageRefused(
+            f"{path} cannot be loaded ({error}); it is unpacked into {tempfile.gettempdir()}, which must not be noexec"
+        ) from error
 
     def run(images: Tensor) -> Tensor:
         return loader.boxed_run([images])[0]

@@ -45,6 +45,8 @@ class Picture:
 
     def __init__(self, data: bytes, max_pixels: int = MAX_PIXELS) -> None:
         """Read the header of `data`. Raises UnsupportedImage, MalformedImage or ImageTooLarge."""
+        if not data:
+            raise MalformedImage("the image is empty")
         self.format, width, height = read_header(data)
         if width * height > max_pixels:
             raise ImageTooLarge(width, height, max_pixels)

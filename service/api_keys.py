@@ -24,14 +24,14 @@ class ApiKeys:
     """The keys of a file, one a line; blank lines and lines that begin with # are passed over.
 
     Kubernetes replaces a mounted secret as a whole, so that the file is looked at again about every
-    second. One that has become unreadable or empty is logged, and the last keys stay.
+    second. One that has become unreadable or empty is logged, and the last keys that were read here stay: none
+    in a worker that was started afterwards.
     """
 
     def __init__(self, path: Path) -> None:
-        """Read the file. Raises ApiKeysError."""
         self._path = path
-        self._version, self._digests = _read(path)
-        self._look_at = time.monotonic() + LOOK_SECONDS
+        self._version, self._digests = (0, 0, 0), list[bytes]()
+        self._look_again()
 
     def check(self, headers: Headers) -> None:
         """Raise Problem 401 unless `Authorization: Bearer KEY` or `X-API-Key: KEY` bears a key."""
@@ -50,13 +50,14 @@ class ApiKeys:
         self._look_at = time.monotonic() + LOOK_SECONDS
         try:
             if _version(self._path) != self._version:
-                self._version, self._digests = _read(self._path)
+                self._version, self._digests = read(self._path)
                 log.info("read %d API keys from %s", len(self._digests), self._path)
         except (OSError, ApiKeysError) as error:
             log.error("the API keys stay as they were: %s", error)
 
 
-def _read(path: Path) -> tuple[tuple[int, int, int], list[bytes]]:
+def read(path: Path) -> tuple[tuple[int, int, int], list[bytes]]:
+    """Which file it was, and the digests of its keys. Raises ApiKeysError."""
     try:
         version = _version(path)
         lines = path.read_text(encoding="utf-8-sig").splitlines()

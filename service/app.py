@@ -19,7 +19,7 @@ from models.config import ModelConfig
 from service import __version__, openapi, problems, schema
 from service.answers import AnswerWriter
 from service.api_keys import ApiKeys
-from service.bodies import pictures, read_body
+from service.bodies import Reception, pictures
 from service.explain import PNG, ExplanationWriter, question, wants_png
 from service.intake import Intake
 from service.metrics import WorkerMetrics
@@ -73,12 +73,13 @@ def create_app(
         if keys:
             keys.check(request.headers)
         classes = top_k(request)
-        found = await received(request, how)
-        async with intake.computed(found, how, some=len(found) > 1) as answer:
-            predictions: list[str | Problem] = [
-                answer.refused.get(index) or writer.ranking(answer.scores(index), classes)
-                for index in range(len(found))
-            ]
+        with intake.reception(how.urgency) as reception:
+            found = await received(request, how, reception)
+            async with intake.computed(found, how, some=len(found) > 1) as answer:
+                predictions: list[str | Problem] = [
+                    answer.refused.get(index) or writer.ranking(answer.scores(index), classes)
+                    for index in range(len(found))
+                ]
         return Response(
             writer.answer(request.scope["request_id"], predictions, answer.timing), media_type="application/json"
         )
@@ -89,23 +90,23 @@ def create_app(
         if keys:
             keys.check(request.headers)
         what = question(request, config)
-        found = await received(request, how)
-        as_png = wants_png(request, len(found))
-        async with intake.computed(found, how, some=len(found) > 1, question=what) as answer:
-            if as_png:
-                loop = asyncio.get_running_loop()
-                png = await loop.run_in_executor(None, overlay, answer.seen[0], answer.explanation(0).map)
-                return Response(png, media_type=PNG)
-            explanations: list[str | Problem] = [
-                answer.refused.get(index) or explainer.one(answer.explanation(index), answer.scores(index), what)
-                for index in range(len(found))
-            ]
+        with intake.reception(how.urgency) as reception:
+            found = await received(request, how, reception)
+            as_png = wants_png(request, len(found))
+            async with intake.computed(found, how, some=len(found) > 1, question=what) as answer:
+                if as_png:
+                    loop = asyncio.get_running_loop()
+                    png = await loop.run_in_executor(None, overlay, answer.seen[0], answer.explanation(0).map)
+                    return Response(png, media_type=PNG)
+                explanations: list[str | Problem] = [
+                    answer.refused.get(index) or explainer.one(answer.explanation(index), answer.scores(index), what)
+                    for index in range(len(found))
+                ]
         return Response(explainer.answer(request.scope["request_id"], explanations), media_type="application/json")
 
-    async def received(request: Request, how: Asked) -> list[bytes | Problem]:
-        """The pictures of a request for which there is room."""
-        intake.check_room(how.urgency)
-        body = await read_body(request, settings.max_body_bytes, how.deadline)
+    async def received(request: Request, how: Asked, reception: Reception) -> list[bytes | Problem]:
+        """The pictures of a request."""
+        body = await reception.read(request, how.deadline)
         return pictures(request.headers.get("content-type", ""), body, intake.max_images)
 
     def card() -> dict[str, Any]:
@@ -169,7 +170,13 @@ def create_app(
     async def straight(scope: Scope, receive: Receive, send: Send) -> None:
         """Predictions past the layers that FastAPI puts around a route, which cost a tenth of the whole request."""
         if scope["type"] != "http" or scope["path"] != PREDICT_PATH or scope["method"] != "POST":
-            await app(scope, receive, send)
+            if scope.get("method") != "HEAD":
+                await app(scope, receive, send)
+                return
+            # As GET, of whose answer the connection leaves out the body (RFC 9110, section 9.3.2).
+            get = {**scope, "method": "GET"}
+            await app(get, receive, send)
+            scope["route"] = get.get("route")
             return
         scope["route"] = predict_route
         request = Request(scope, receive)

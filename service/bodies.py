@@ -25,6 +25,7 @@ MAX_PARTS = 1024  # of a form: as many images as any setting allows
 MAX_LISTS = 100  # of JSON, which needs one
 # Its parser warns of every broken form, which the answer says already: nobody may fill the log that way.
 logging.getLogger("python_multipart").setLevel(logging.ERROR)
+BODIES = 16  # of the largest size that a worker holds: 256 MiB by default, in small pictures more than slots
 ACCEPTED = ", ".join((*RAW_TYPES, MULTIPART_TYPE, JSON_TYPE))
 
 
@@ -36,45 +37,71 @@ class JsonImages(BaseModel):
     images: Annotated[list[str], Field(min_length=1, description="each base64, or a data: URI with base64")]
 
 
-async def read_body(request: Request, max_bytes: int, deadline: float) -> bytes:
-    """The whole body, by `deadline` (of time.monotonic()).
+class BodyRoom:
+    """The bodies that a worker holds: each is bounded, and all of them together."""
 
-    Raises Problem: 413 as soon as it is known to be too large, 408 if it does not come in time, 400 if empty; and
-    ClientDisconnect.
-    """
-    declared = request.headers.get("content-length", "0")
-    if declared.isdecimal() and int(declared) > max_bytes:
-        raise problems.body_too_large(max_bytes)
-    message = await request.receive()
-    if message.get("more_body", False):
-        try:
-            async with asyncio.timeout(deadline - time.monotonic()):
-                body = await _rest_of_body(request, message["body"], max_bytes)
-        except TimeoutError as error:
-            raise problems.body_too_slow() from error
-    else:
-        body = message.get("body", b"")
-    if message["type"] == "http.disconnect":
-        raise ClientDisconnect
-    if len(body) > max_bytes:
-        raise problems.body_too_large(max_bytes)
-    if not body:
-        raise problems.malformed("the body is empty; send the bytes of an image, or JSON that holds one")
-    return body
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self.left = BODIES * max_bytes
+
+    def reception(self) -> "Reception":
+        return Reception(self)
 
 
-async def _rest_of_body(request: Request, first: bytes, max_bytes: int) -> bytes:
-    chunks, length, more = [first], len(first), True
-    while more:
+class Reception:
+    """The body of one request, which takes its room until the request is answered. A context manager."""
+
+    def __init__(self, room: BodyRoom) -> None:
+        self._room, self._held = room, 0
+
+    def __enter__(self) -> "Reception":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._room.left += self._held
+
+    async def read(self, request: Request, deadline: float) -> bytes:
+        """The whole body, by `deadline` (of time.monotonic()).
+
+        Raises Problem: 413 as soon as it is known to be too large, 408 if it does not come in time, 400 if empty, 415
+        if compressed, 429 if there is no room; and ClientDisconnect.
+        """
+        if request.headers.get("content-encoding", "identity") != "identity":
+            raise problems.unsupported_media_type("a compressed body is not read; send it without Content-Encoding")
+        declared = request.headers.get("content-length", "0")
+        if declared.isdecimal() and int(declared) > self._room.max_bytes:
+            raise problems.body_too_large(self._room.max_bytes)
+        body, more = await self._next(request)
+        if more:
+            try:
+                async with asyncio.timeout(deadline - time.monotonic()):
+                    body = await self._rest(request, body)
+            except TimeoutError as error:
+                raise problems.body_too_slow() from error
+        if not body:
+            raise problems.malformed("the body is empty; send the bytes of an image, or JSON that holds one")
+        return body
+
+    async def _rest(self, request: Request, first: bytes) -> bytes:
+        chunks, more = [first], True
+        while more:
+            chunk, more = await self._next(request)
+            chunks.append(chunk)
+        return b"".join(chunks)
+
+    async def _next(self, request: Request) -> tuple[bytes, bool]:
+        """Some of the body, and whether there is more."""
         message = await request.receive()
         if message["type"] == "http.disconnect":
             raise ClientDisconnect
-        more = message.get("more_body", False)
-        chunks.append(message.get("body", b""))
-        length += len(chunks[-1])
-        if length > max_bytes:
-            raise problems.body_too_large(max_bytes)
-    return b"".join(chunks)
+        chunk: bytes = message.get("body", b"")
+        self._held += len(chunk)
+        self._room.left -= len(chunk)
+        if self._held > self._room.max_bytes:
+            raise problems.body_too_large(self._room.max_bytes)
+        if self._room.left < 0:
+            raise problems.queue_full("bytes of bodies")
+        return chunk, message.get("more_body", False)
 
 
 def pictures(content_type: str, body: bytes, max_images: int) -> list[bytes | Problem]:
@@ -93,7 +120,7 @@ def pictures(content_type: str, body: bytes, max_images: int) -> list[bytes | Pr
         found = _json_images(body, max_images)
     else:
         raise problems.unsupported_media_type(
-            f"Content-Type is {shortened(kind or 'missing')}; send one of {ACCEPTED} "
+            f"Content-Type is {shortened(kind) if kind else 'missing'}; send one of {ACCEPTED} "
             "(curl: -H 'Content-Type: image/jpeg' --data-binary @FILE, or -F image=@FILE)"
         )
     return found

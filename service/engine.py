@@ -43,15 +43,25 @@ log = logging.getLogger(__name__)
 HEARTBEAT_SECONDS = 0.5
 # So long after an image that is no background work, background batches are short ones.
 ALERT_SECONDS = 1.0
+NO_GPU = "PyTorch finds no CUDA device; COORDSERVE_DEVICE=auto or cpu serves without one"
 
 
 class Engine:
     """The loop around one network on one device."""
 
     def __init__(
-        self, channel: socket.socket, settings: Settings, arena: Arena, spans: "BatchSpans | None" = None
+        self,
+        channel: socket.socket,
+        settings: Settings,
+        arena: Arena,
+        former: dict[str, Any],
+        spans: "BatchSpans | None" = None,
     ) -> None:
-        """Load the model directory. Raises ModelDirectoryError."""
+        """Load the model directory. Raises ModelDirectoryError.
+
+        former: the card of the engine in whose place this one is; {} of the first.
+        """
+        self._former = former
         self._channel, self._settings, self._arena, self._spans = channel, settings, arena, spans
         config, network = directory.load(settings.model)
         size = config.preprocessing.input_size
@@ -117,7 +127,7 @@ class Engine:
                 self._report(ready=False, reason="compiling the network (jit)")
                 self._serve_as(forms.jit(self._settings.model, self._target, self._staging, self._settings.cache_dir))
                 return
-        except compiler.PackageRefused as error:
+        except (compiler.PackageRefused, OSError) as error:
             log.error("the compiled network may not serve: %s; serving eagerly", error)
             self._compile_state = f"refused: {error}"
         else:
@@ -130,8 +140,18 @@ class Engine:
             control.send(self._channel, "compile", **vars(self._target))
 
     def _measured(self, form: Form) -> Form:
-        for _ in form.measure(self._staging):
-            pass
+        """Warm at every batch size, whose rates are those of the engine before if it served the same.
+
+        That one was measured before it had requests to answer; this one may have to share the machine with them.
+        """
+        same = {"form": form.name, **vars(self._target)}
+        if all(self._former.get(name) == value for name, value in same.items()):
+            known = {int(size): rate for size, rate in self._former["images_per_second"].items()}
+            for size, rate in known.items():
+                form.warm_up(self._staging[:size], rate)
+        else:
+            for _ in form.measure(self._staging):
+                pass
         return form
 
     def _serve_as(self, form: Form) -> None:
@@ -208,7 +228,10 @@ class Engine:
                 scores, explanation = self._explainer.explain(pixels, Method(entry.method), entry.target)
                 pack(explanation, pixels)
                 self._arena.scores[entry.slot] = scores
-                status = Status.OK if np.isfinite(scores).all() else Status.NOT_FINITE
+                status = Status.OK
+                if not np.isfinite(scores).all():
+                    status = Status.NOT_FINITE
+                    self._note_not_finite(1, 1)
             except Exception as error:
                 log.exception("explaining an image failed")
                 if self._is_lost(error):
@@ -242,7 +265,7 @@ class Engine:
         finite: NDArray[np.bool_] = np.all(np.isfinite(scores), axis=1)
         if finite.all():
             return [Status.OK] * images
-        log.error("the network returned NaN or infinity for %d of %d images", images - finite.sum(), images)
+        self._note_not_finite(images - int(finite.sum()), images)
         return [Status.OK if good else Status.NOT_FINITE for good in finite]
 
     def _note_shrunk(self, form: Form, images: int) -> None:
@@ -251,6 +274,10 @@ class Engine:
         if self._target.device == "cuda":
             torch.cuda.empty_cache()
         self._report(ready=True)
+
+    def _note_not_finite(self, bad: int, images: int) -> None:
+        log.error("the network returned NaN or infinity for %d of %d images", bad, images)
+        self._metrics.not_finite(bad)
 
     def _is_lost(self, error: Exception) -> bool:
         """Whether only a new process gets rid of an error: those of CUDA are sticky."""
@@ -340,21 +367,22 @@ def main() -> int:
     settings = Settings(**start.fields["settings"])
     logs.configure(settings.log_format, settings.log_level, "engine")
     name_process("engine")
-    arena = Arena(start.fds[0], *start.fields["arena"])
+    arena, former = Arena(start.fds[0], *start.fields["arena"]), start.fields["former"]
     spans = None
     if settings.tracing:
         from service.tracing import BatchSpans
 
         spans = BatchSpans(arena)
     try:
-        engine = Engine(channel, settings, arena, spans)
+        if settings.device == "cuda" and not former and not torch.cuda.is_available():
+            control.send(channel, "fatal", message=NO_GPU)
+            return 1
+        Engine(channel, settings, arena, former, spans).run()
     except ModelDirectoryError as error:
         control.send(channel, "fatal", message=str(error))
         return 1
-    try:
-        engine.run()
     except Exception:
-        log.exception("the device is lost with this process")
+        log.exception("the engine cannot go on")
         return 1
     if spans:
         spans.close()

@@ -63,6 +63,11 @@ class Form:
             if not (self.curve and out_of_memory(error)):
                 raise
 
+    def warm_up(self, images: Images, rate: float) -> None:
+        """Prepare a batch size, of which the images/s are known."""
+        self._compute(images)
+        self.curve[len(images)] = rate
+
     def scores(self, staging: Images, images: int) -> Scores:
         """Scores float32 [images, classes] of the first `images` of staging uint8 [max_batch, S, S, 3].
 

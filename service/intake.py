@@ -15,6 +15,7 @@ from models.config import Preprocessing
 from models.images import ImageError, ImageTooLarge, Picture, Pixels, resize_and_crop
 from service import problems
 from service.answers import Timing
+from service.bodies import BodyRoom, Reception
 from service.explanations import Explanation
 from service.metrics import WorkerMetrics
 from service.parameters import Asked
@@ -63,12 +64,14 @@ class Intake:
     ) -> None:
         self._preprocessing, self._pool, self._counters, self._spans = preprocessing, pool, counters, spans
         self._max_pixels = settings.max_pixels
+        self._bodies = BodyRoom(settings.max_body_bytes)
         self.max_images = min(settings.max_images, pool.count)
         self._turns = DecodingTurns()
 
-    def check_room(self, urgency: int) -> None:
-        """What `computed` would find, before the body is read. Raises Problem: 429 (no room), 503 (no engine)."""
+    def reception(self, urgency: int) -> Reception:
+        """For the body of a request. Raises Problem as `computed` would: 429 (no room), 503 (no engine)."""
         self._pool.check_room(1, urgency)
+        return self._bodies.reception()
 
     @asynccontextmanager
     async def computed(

@@ -74,6 +74,9 @@ class EngineMetrics:
         self._out_of_memory = Counter(
             "coordserve_out_of_memory", "Batches that did not fit into the device's memory", registry=registry
         )
+        self._not_finite = Counter(
+            "coordserve_not_finite_images", "Images whose scores were NaN or infinite: a 500 each", registry=registry
+        )
         for gauge in (self._waiting, self._inflight):
             gauge.set(0)
 
@@ -86,6 +89,9 @@ class EngineMetrics:
 
     def out_of_memory(self) -> None:
         self._out_of_memory.inc()
+
+    def not_finite(self, images: int) -> None:
+        self._not_finite.inc(images)
 
     def batch_ended(self) -> None:
         self._inflight.set(0)

@@ -90,4 +90,8 @@ def _request_id(scope: Scope) -> bytes:
     for name, value in scope["headers"]:
         if name == REQUEST_ID_HEADER and REQUEST_ID.fullmatch(value):
             return value
+    return new_request_id()
+
+
+def new_request_id() -> bytes:
     return b"%032x" % random.getrandbits(128)  # nosec B311 # a name, no secret, and cheaper than one

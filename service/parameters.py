@@ -36,7 +36,7 @@ def _timeout(request: Request, default: float) -> float:
     if text is None:
         return default
     try:
-        seconds = float(text)
+        seconds = float(text) if "_" not in text else 0.0  # which Python takes for a digit
     except ValueError:
         seconds = 0.0
     if not 0 < seconds <= MAX_TIMEOUT_SECONDS:  # also when it is NaN

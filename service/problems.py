@@ -10,6 +10,7 @@ TYPE_PREFIX = "urn:coordserve:problem:"
 
 
 SHOWN_CHARACTERS = 100
+RETRY_AFTER_SECONDS = 1
 
 
 def shortened(value: object) -> str:
@@ -59,6 +60,15 @@ def not_http(detail: str) -> Problem:
     return Problem(400, "not-http", "This is no HTTP request", detail)
 
 
+def unknown_coding(coding: str) -> Problem:
+    return Problem(
+        501,
+        "unknown-transfer-coding",
+        "The transfer coding is not known",
+        f"Transfer-Encoding is {coding}; send Content-Length, or chunked alone",
+    )
+
+
 def head_too_slow(seconds: float) -> Problem:
     return Problem(
         408, "head-too-slow", "The request did not come in time", f"send its headers within {seconds:g} seconds"
@@ -79,23 +89,23 @@ def out_of_range(detail: str) -> Problem:
     return Problem(422, "out-of-range", "A parameter is out of range", detail)
 
 
-def queue_full(retry_after: int) -> Problem:
+def queue_full(what: str = "images") -> Problem:
     return Problem(
         429,
         "queue-full",
         "The queue is full",
-        f"as many images as the service takes are waiting; try again in {retry_after} s",
-        {"Retry-After": str(retry_after)},
+        f"as many {what} as the service takes are waiting; try again in {RETRY_AFTER_SECONDS} s",
+        {"Retry-After": str(RETRY_AFTER_SECONDS)},
     )
 
 
-def not_ready(reason: str, retry_after: int = 1) -> Problem:
+def not_ready(reason: str) -> Problem:
     return Problem(
         503,
         "not-ready",
         "The service cannot answer now",
-        f"{reason}; try again in {retry_after} s",
-        {"Retry-After": str(retry_after)},
+        f"{reason}; try again in {RETRY_AFTER_SECONDS} s",
+        {"Retry-After": str(RETRY_AFTER_SECONDS)},
     )
 
 

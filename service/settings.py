@@ -11,16 +11,20 @@ from models.config import BUNDLED_MODEL
 from models.images import MAX_PIXELS
 
 MAX_DEFAULT_WORKERS = 4
+CPU_QUOTA = (["cpu.max"], ["cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"])  # of cgroups, version 2 and 1
 
 
 def available_cores() -> int:
     """Cores this process may use: its affinity, or the container's CPU quota where that is less."""
     cores = len(os.sched_getaffinity(0))
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return max(1, min(cores, round(int(quota) / int(period))))
-    except (OSError, ValueError):  # cgroup v1, or "max"
-        return cores
+    for files in CPU_QUOTA:
+        try:
+            quota, period = (word for file in files for word in Path("/sys/fs/cgroup", file).read_text().split())
+            if int(quota) > 0:
+                return max(1, min(cores, round(int(quota) / int(period))))
+        except (OSError, ValueError):  # the other version, or "max"
+            continue
+    return cores
 
 
 def default_cache_dir() -> Path:

@@ -21,7 +21,6 @@ from service.doorbell import DEFAULT_URGENCY, ORDER, REPLY, Command, Line, Reply
 from service.explanations import BEST, Explanation, Method, unpack
 from service.problems import Problem
 
-RETRY_AFTER_SECONDS = 1
 BACKGROUND_SHARE = 0.75  # of the slots, at most, for background work: the rest is free for what is more urgent
 
 Question = tuple[Method, int]
@@ -98,7 +97,7 @@ class SlotPool:
         kept = self._kept if urgency > DEFAULT_URGENCY else 0
         if count > len(self._free) - kept:
             self._dropped("shed", count)
-            raise problems.queue_full(RETRY_AFTER_SECONDS)
+            raise problems.queue_full()
 
     def take(self, count: int, urgency: int) -> "Ticket":
         """Slots for `count` images. Raises Problem as check_room does."""

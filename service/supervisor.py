@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from models.config import read_config
-from service import control, process
-from service.api_keys import ApiKeys, ApiKeysError
+from service import api_keys, control, process
+from service.api_keys import ApiKeysError
 from service.arena import Arena
 from service.control import Message
 from service.metrics import DIRECTORY_VARIABLE
@@ -79,7 +79,7 @@ class Supervisor:
         config = read_config(settings.model)
         if settings.api_keys_file:
             try:
-                ApiKeys(settings.api_keys_file)
+                api_keys.read(settings.api_keys_file)
             except ApiKeysError as error:
                 raise StartError(str(error)) from error
         if settings.tracing:
@@ -105,7 +105,7 @@ class Supervisor:
         self._selector = selectors.DefaultSelector()
 
     def run(self) -> None:
-        """Serve until SIGTERM or SIGINT; returns once every accepted request is answered. Raises StartError."""
+        """Serve until SIGTERM, SIGINT or SIGHUP; returns once every accepted request is answered. Raises StartError."""
         self._started = time.monotonic()
         _allow_many_connections()
         stopping = self._catch_signals()
@@ -153,20 +153,23 @@ class Supervisor:
         writer.setblocking(False)
         signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
         self._wakeup = (reader, writer)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: None)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup
+                signal.signal(number, lambda *_: None)
         self._selector.register(reader, selectors.EVENT_READ, lambda: came.extend(reader.recv(64)))
         return came
 
     def _stop(self, signals: list[int]) -> None:
         """Unready, serve on, refuse new connections, answer what was accepted, end."""
         self._tell(draining=True)
-        grace = self._settings.shutdown_grace if signals == [signal.SIGTERM] else 0.0
+        grace = self._settings.shutdown_grace if signals == [signal.SIGTERM] and self._announced else 0.0
         log.info("stopping: serving on for %g s, then answering what was accepted", grace)
         until = time.monotonic() + grace
         while signals == [signal.SIGTERM] and time.monotonic() < until:  # another signal: somebody is in a hurry
             self._turn()
         self._stopping = True
+        if not self._announced:  # nobody has asked what has never been ready
+            self._kill_beginners()
         self._end(self._compiler, STOP_SECONDS)
         self._listener.close()
         for worker in self._workers:
@@ -175,6 +178,12 @@ class Supervisor:
                 control.send(worker.channel, "stop")
         self._turn_until_gone(self._workers, self._settings.request_timeout + STOP_SECONDS)
         self._end(self._engine, STOP_SECONDS)
+
+    def _kill_beginners(self) -> None:
+        """Those that are not far enough to hear that they should stop."""
+        for place in (self._engine, *self._workers):
+            if place.process and place.works_since is None:
+                os.killpg(place.process.pid, signal.SIGKILL)
 
     def _end(self, place: Place, seconds: float) -> None:
         if place.channel and place.process:
@@ -194,7 +203,8 @@ class Supervisor:
     # -- children ------------------------------------------------------------------------------
 
     def _start_engine(self, place: Place) -> None:
-        self._occupy(place, "service.engine", self._scratch.cleared(self._scratch.engine))
+        environment = self._scratch.cleared(self._scratch.engine)
+        self._occupy(place, "service.engine", environment, former=self._status.card)
         for index in range(len(self._workers)):
             self._connect(index)
 

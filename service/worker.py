@@ -6,6 +6,7 @@ import logging
 import os
 import socket
 import sys
+from functools import partial
 
 import uvicorn
 import uvloop
@@ -43,7 +44,7 @@ async def serve(channel: socket.socket, start: Message) -> None:
     server = Server(
         uvicorn.Config(
             app,
-            http=Connection,
+            http=partial(Connection, count=counters.answered),  # type: ignore[arg-type]
             lifespan="off",
             log_config=None,
             log_level=logging.WARNING,

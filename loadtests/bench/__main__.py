@@ -15,7 +15,7 @@ from loadtests.machine import conditions
 from models.config import BUNDLED_MODEL, read_config
 from service.settings import Settings
 
-DISTRIBUTIONS = "coordserve", "torch", "onnxruntime", "openvino"
+DISTRIBUTIONS = "torch", "onnxruntime", "openvino"
 
 
 def main() -> int:

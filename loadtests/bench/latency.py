@@ -1,15 +1,12 @@
 """How long an answer takes, by how much is asked: open loop, Poisson, up to what the service can do."""
 
-import time
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import uvloop
 
 from loadtests.bench.turns import spread, spreads
-from loadtests.client import Answer, Client, hurry, percentile, poisson, post
+from loadtests.client import Answer, Client, for_seconds, hurry, percentile, poisson, post
 from loadtests.running import RunningService
 
 SHARES = 0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 1.0
@@ -39,9 +36,9 @@ def run(model: Path, picture: bytes, cache: Path, *, short: bool = False) -> dic
 
 async def _round(port: int, request: bytes, shares: tuple[float, ...], seconds: float, seed: int) -> dict[str, Any]:
     client = Client("127.0.0.1", port)
-    await client.closed_loop(request, CONNECTIONS, _for(1.0))  # warm, at every batch size
-    alone = _figures(await client.closed_loop(request, 1, _for(seconds / 2)))
-    capacity = len(await client.closed_loop(request, CONNECTIONS, _for(seconds))) / seconds
+    await client.closed_loop(request, CONNECTIONS, for_seconds(1.0))  # warm, at every batch size
+    alone = _figures(await client.closed_loop(request, 1, for_seconds(seconds / 2)))
+    capacity = len(await client.closed_loop(request, CONNECTIONS, for_seconds(seconds))) / seconds
     loads = []
     for share in shares:
         answers = await client.open_loop(request, poisson(share * capacity, seconds, seed))
@@ -60,11 +57,3 @@ def _figures(answers: list[Answer]) -> dict[str, float]:
         "p99_ms": percentile(times, 99),
         "refused_percent": 100 * (1 - len(times) / len(answers)),
     }
-
-
-def _for(seconds: float) -> Callable[[], bool]:
-    return partial(_before, time.monotonic() + seconds)
-
-
-def _before(end: float) -> bool:
-    return time.monotonic() < end

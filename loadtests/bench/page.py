@@ -10,15 +10,15 @@ from typing import Any
 
 from loadtests.bench import plots
 from loadtests.bench.plots import names_of, network_name
+from loadtests.machine import sentence
 
 BUSY = 0.8  # where a service should be run at most
 OUT = Path("docs/benchmarks.md")
 SHORT = "**A short run: it shows that everything is measured, and no figure counts.**"
 HEAD = """# Benchmarks
 
-Written by `make bench` out of [bench.json]({json}), not by hand. {date}: {cores} cores of {cpu}, Linux {kernel};
-{versions}; load average before it {load_average_before:g}. It took {minutes:.0f} minutes.
-The load generators run on the same cores.
+Written by `make bench` out of [bench.json]({json}), not by hand. {conditions}
+It took {minutes:.0f} minutes. The load generators run on the same cores.
 
 Given are medians, with the least and the most in parentheses. What is compared took turns, and a ratio is of two
 turns of the same round."""
@@ -133,9 +133,7 @@ def table(head: Cells, rows: Iterable[Cells]) -> str:
 
 
 def _head(report: Report, json_path: Path) -> str:
-    versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
-    facts = {**report, **report["machine"], "versions": versions, "minutes": report["seconds"] / 60}
-    return HEAD.format(json=json_path.as_posix(), **facts)
+    return HEAD.format(json=json_path.as_posix(), conditions=sentence(report), minutes=report["seconds"] / 60)
 
 
 def _ratios(report: Report) -> Iterator[Cells]:

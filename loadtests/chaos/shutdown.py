@@ -7,7 +7,6 @@ again, one after the other, while clients ask through it; HAProxy asks /readyz f
 import asyncio
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -20,7 +19,7 @@ import uvloop
 from loadtests.chaos.finding import Finding
 from loadtests.client import Answer, Client, post
 from loadtests.pictures import photo
-from loadtests.running import RunningService, wait_until
+from loadtests.running import RunningService, free_port, wait_until
 
 CONNECTIONS = 16
 GRACE = 2.0
@@ -114,14 +113,9 @@ async def _load_and_stop(service: RunningService, request: bytes) -> tuple[list[
     return await load, unready, last
 
 
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return int(taken.getsockname()[1])
-
-
 def _rolling_restart(rounds: int, cache: Path) -> Finding:
     request = post("/v1/predict", photo(224, 224, 75), Content_Type="image/jpeg")
-    ports = [_free_port() for _ in range(3)]
+    ports = [free_port() for _ in range(3)]
     settings = {"workers": 1, "cache_dir": cache, "shutdown_grace": GRACE}
     with tempfile.TemporaryDirectory() as folder:
         configuration = Path(folder, "haproxy.cfg")

@@ -12,7 +12,6 @@ from fastapi.routing import APIRoute
 from models.config import ModelConfig
 from service import __version__, problems
 from service.api_keys import ApiKeys
-from service.bodies import read_body
 from service.explain import usual_question
 from service.intake import Intake
 from service.parameters import asked
@@ -89,25 +88,23 @@ def router(
         how = asked(request, settings.request_timeout)
         if keys:
             keys.check(request.headers)
-        if request.headers.get("content-encoding", "identity") != "identity":
-            raise protocol.ProtocolError("a compressed body is not read; send it without Content-Encoding")
-        intake.check_room(how.urgency)
-        received = time.monotonic()
-        body = await read_body(request, settings.max_body_bytes, how.deadline)
-        found = protocol.parse(body, request.headers.get(protocol.HEADER))
-        if len(found.images) > intake.max_images:
-            raise protocol.ProtocolError(f"{len(found.images)} images in one request; at most {intake.max_images}")
-        if found.timeout:
-            how = replace(how, deadline=min(how.deadline, received + found.timeout))
-        if found.urgency is not None:
-            how = replace(how, urgency=found.urgency)
-        explained = any(output.name == protocol.ATTENTION for output in found.outputs)
-        async with intake.computed(found.images, how, question=usual if explained else None) as answer:
-            indices = range(len(found.images))
-            values = {protocol.SCORES: np.stack([answer.scores(index) for index in indices])}
-            if explained:
-                maps = np.stack([answer.explanation(index).map for index in indices])
-                values[protocol.ATTENTION] = np.divide(maps, 255, dtype=np.float32)
+        with intake.reception(how.urgency) as reception:
+            received = time.monotonic()
+            body = await reception.read(request, how.deadline)
+            found = protocol.parse(body, request.headers.get(protocol.HEADER))
+            if len(found.images) > intake.max_images:
+                raise protocol.ProtocolError(f"{len(found.images)} images in one request; at most {intake.max_images}")
+            if found.timeout:
+                how = replace(how, deadline=min(how.deadline, received + found.timeout))
+            if found.urgency is not None:
+                how = replace(how, urgency=found.urgency)
+            explained = any(output.name == protocol.ATTENTION for output in found.outputs)
+            async with intake.computed(found.images, how, question=usual if explained else None) as answer:
+                indices = range(len(found.images))
+                values = {protocol.SCORES: np.stack([answer.scores(index) for index in indices])}
+                if explained:
+                    maps = np.stack([answer.explanation(index).map for index in indices])
+                    values[protocol.ATTENTION] = np.divide(maps, 255, dtype=np.float32)
         content, json_length = protocol.answer(config.name, VERSION, found, values, config.labels)
         if json_length is None:
             return Response(content, media_type="application/json")

@@ -145,10 +145,15 @@ def test_a_broken_picture_says_why_and_no_address_of_memory():
         assert " at 0x" not in str(refusal.value)
 
 
-@pytest.mark.parametrize("data", [b"", b"hello", b"GIF89a" + bytes(50), b"RIFF0000AVI ", b"<svg/>"])
+@pytest.mark.parametrize("data", [b"hello", b"GIF89a" + bytes(50), b"RIFF0000AVI ", b"<svg/>"])
 def test_other_bytes_are_no_picture(data: bytes):
     with pytest.raises(UnsupportedImage, match="not a JPEG, PNG or WebP"):
         Picture(data)
+
+
+def test_no_bytes_are_an_empty_picture():
+    with pytest.raises(MalformedImage, match="empty"):
+        Picture(b"")
 
 
 def png_header(width: int, height: int) -> bytes:

@@ -121,6 +121,22 @@ def test_a_replaced_file_is_read_again_and_a_lost_one_changes_nothing(client: ht
         wait_until(lambda: predict(client, X_API_Key="fresh-key").status_code != 200, 2, "the last keys are lost")
 
 
+def test_a_worker_that_finds_no_file_of_keys_lets_nobody_in_until_there_is_one(tmp_path: Path, compiled_cache: Path):
+    file = tmp_path / "keys"
+    file.write_text("shop-key\n")
+    with RunningService(workers=1, cache_dir=compiled_cache, api_keys_file=file) as service:
+        file.unlink()
+        [worker] = service.children("service.worker")
+        worker.kill()
+        wait_until(lambda: service.children("service.worker") not in ([], [worker]), 30, "another worker")
+        with httpx.Client(base_url=service.url) as client:
+            assert predict(client, X_API_Key="shop-key").status_code == 401
+            assert client.get("/healthz").status_code == 200
+            file.write_text("shop-key\n")
+
+            wait_until(lambda: predict(client, X_API_Key="shop-key").status_code == 200, 10, "the key is known again")
+
+
 def test_pages_of_the_origin_may_ask_and_others_may_not(client: httpx.Client):
     preflight = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "x-api-key"}
 

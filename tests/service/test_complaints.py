@@ -143,8 +143,9 @@ def test_what_engines_unpack_does_not_pile_up(compiled_cache: Path):
         folder = Path(engine.environ()["TMPDIR"])
         before = len(list(folder.iterdir()))
         engine.kill()
-        wait_until(lambda: not engine.is_running() and service.get("/readyz")[0] == 200, 30, "another engine")
-        service.wait_compiled()
+        restarted = b"coordserve_engine_restarts_total 1.0"
+        wait_until(lambda: restarted in service.get("/metrics")[1], 30, "the engine's end is known")
+        wait_until(lambda: service.get("/readyz")[0] == 200, 60, "another engine")
 
         assert before
         assert len(list(folder.iterdir())) == before

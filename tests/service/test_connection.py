@@ -1,18 +1,22 @@
 """What clients do to their connections: too slow, too much, half, at once, or gone."""
 
 import json
+import select
+import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import BinaryIO
 
 import httpx
 import pytest
 
+from loadtests.pictures import photo
 from loadtests.running import RunningService, wait_until
 from service import connection
+from service.bodies import BODIES
 from tests.conftest import DIGITS
 
 SEVEN = (DIGITS / "dejavu-sans-7.png").read_bytes()
@@ -127,7 +131,7 @@ def test_a_body_may_wait_to_be_asked_for(service: RunningService):
 def test_an_answer_without_a_body_comes_at_once(service: RunningService):
     with connect(service) as client, client.makefile("rb") as file:
         client.sendall(b"HEAD /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
-        assert file.readline() == b"HTTP/1.1 405 Method Not Allowed\r\n"
+        assert file.readline() == b"HTTP/1.1 200 OK\r\n"
         while file.readline() != b"\r\n":
             pass
         client.sendall(REQUEST)  # on the same connection, and nothing of the other answer is in its way
@@ -135,12 +139,13 @@ def test_an_answer_without_a_body_comes_at_once(service: RunningService):
         assert read_answer(file)[0] == 200
 
 
-def test_headers_without_end_are_refused(service: RunningService):
+@pytest.mark.parametrize("at_once", [1, 1000])
+def test_headers_without_end_are_refused(service: RunningService, at_once: int):
+    lines = [HEAD, *[b"X-Filler: " + b"x" * 988 + b"\r\n"] * (2 * connection.HEAD_BYTES // 1000)]
     with connect(service) as client:
-        client.sendall(HEAD)
         try:
-            for _ in range(2 * connection.HEAD_BYTES // 1000):
-                client.sendall(b"X-Filler: " + b"x" * 988 + b"\r\n")
+            for first in range(0, len(lines), at_once):
+                client.sendall(b"".join(lines[first : first + at_once]))
         except OSError:  # closed under our hands: that is its right
             return
         status, problem = answer(client)
@@ -229,6 +234,146 @@ def test_a_request_whose_head_has_begun_is_answered_before_the_end(compiled_cach
         wait_until(lambda: service.logged("stopping"), 10, "it stops")
         time.sleep(0.3)  # the workers have been told by now, or will be before they are done
         client.sendall(REQUEST[40:])
+
+        assert answer(client)[0] == 200
+        assert service.process.wait(30) == 0
+
+
+def test_an_offer_to_speak_something_else_is_passed_over(service: RunningService):
+    """RFC 9110, section 7.8. Clients that would like HTTP/2 send it with every first request."""
+    with connect(service) as client, client.makefile("rb") as file:
+        client.sendall(HEAD + b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAM\r\n\r\n")
+        client.sendall(SEVEN + REQUEST)
+
+        answers = [read_answer(file), read_answer(file)]
+    assert [(status, body["predictions"][0][0]["label"]) for status, body in answers] == [(200, "seven")] * 2
+
+
+def test_a_body_behind_such_an_offer_is_not_taken_for_a_request(service: RunningService):
+    smuggled = b"GET /v1/models HTTP/1.1\r\nHost: x\r\n\r\n"
+    head = b"POST /v1/predict HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: foo\r\nContent-Type: image/png\r\n"
+    with connect(service) as client, client.makefile("rb") as file:
+        client.sendall(head + b"Content-Length: %d\r\n\r\n" % len(smuggled))
+        wait_until(lambda: service.get("/healthz")[0] == 200, 10, "the worker has had its turn")
+        client.sendall(smuggled)
+        assert read_answer(file)[0] == 415
+        client.sendall(REQUEST)  # whose answer is the next, and not that of another request
+
+        assert read_answer(file)[1]["predictions"]
+
+
+@pytest.mark.parametrize(
+    ("bad", "status"),
+    [
+        (b"GARBAGE\r\n\r\n", 400),
+        (b"POST /v1/predict HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n", 400),
+        (b"POST /v1/predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", 400),
+        (b"POST /v1/predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", 501),
+        (b"GET /healthz HTTP/1.1\r\n\r\n", 400),
+        (b"GET /healthz HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n", 400),
+        (b"GET /%s HTTP/1.1\r\nHost: x\r\n\r\n" % (b"a" * 70_000), 431),
+        (b"CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\n\r\n", 400),
+    ],
+)
+def test_what_is_broken_is_refused_after_the_answer_to_what_was_not(service: RunningService, bad: bytes, status: int):
+    for before in ([200], [200, 200], []):
+        with connect(service) as client, client.makefile("rb") as file:
+            client.sendall(REQUEST * len(before) + bad)
+            statuses = [read_answer(file)[0] for _ in before]
+            refused, problem = read_answer(file)
+
+            assert statuses == before
+            assert refused == problem["status"] == status
+            assert problem["request_id"]
+            assert is_closed(client)
+
+
+def test_a_broken_body_is_refused_also_where_the_request_waits_for_it(service: RunningService):
+    with connect(service) as client:
+        client.sendall(b"POST /v1/predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+        wait_until(lambda: service.get("/healthz")[0] == 200, 10, "the request waits for its body")
+        client.sendall(b"no size\r\n")
+
+        status, problem = answer(client)
+        assert (status, problem["type"].rpartition(":")[2]) == (400, "not-http")
+        assert is_closed(client)
+
+
+def test_the_beginning_of_a_head_behind_a_large_body_is_no_large_head(service: RunningService):
+    large = photo(800, 800, 95)
+    assert len(large) > connection.HEAD_BYTES
+    head = b"POST /v1/predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\n"
+    with connect(service) as client, client.makefile("rb") as file:
+        client.sendall(head + b"Content-Length: %d\r\n\r\n" % len(large) + large + REQUEST[:40])
+        assert read_answer(file)[0] == 200
+        client.sendall(REQUEST[40:])
+
+        assert read_answer(file)[0] == 200
+
+
+def test_after_an_early_answer_a_body_has_its_end(service: RunningService):
+    """In bytes, and in time also for those who send one from time to time."""
+    head = b"POST /nowhere HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000\r\n\r\n"
+    with connect(service) as much, connect(service) as slow, connect(service) as open_ended:
+        slow.sendall(head + b"X")
+        open_ended.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n")
+        much.sendall(head)
+        assert [answer(one)[0] for one in (much, slow, open_ended)] == [404, 404, 200]
+
+        with pytest.raises(ConnectionError):
+            much.sendall(bytes(2 * connection.DRAIN_BYTES))
+        assert is_closed(slow)
+        assert is_closed(open_ended)
+
+
+def test_a_connection_lives_on_after_an_early_answer(service: RunningService):
+    with connect(service) as client, client.makefile("rb") as file:
+        client.sendall(REQUEST.replace(b"/v1/predict", b"/v1/nowhere"))
+        assert read_answer(file)[0] == 404
+        client.sendall(REQUEST)
+
+        assert read_answer(file)[0] == 200
+
+
+def test_bodies_that_are_held_are_bounded_together(compiled_cache: Path):
+    size = 2**20
+    head = HEAD.partition(b"Content-Length")[0] + b"X-Request-Timeout: 600\r\nContent-Length: %d\r\n\r\n" % size
+    with RunningService(workers=1, cache_dir=compiled_cache, max_body_bytes=size) as service, ExitStack() as stack:
+        clients = [stack.enter_context(connect(service)) for _ in range(BODIES + 1)]
+        for client in clients:
+            client.sendall(head + bytes(size - 1))
+        [refused, *_], _, _ = select.select(clients, [], [], 30)
+        status, problem = answer(refused)
+        assert (status, "bytes of bodies" in problem["detail"]) == (429, True)
+
+        for client in clients:
+            client.close()
+
+        def goes_on() -> bool:
+            with connect(service) as client:
+                client.sendall(REQUEST)
+                return answer(client)[0] == 200
+
+        wait_until(goes_on, 10, "there is room again")
+
+
+def test_the_end_does_not_wait_for_a_body_that_never_comes(compiled_cache: Path):
+    with RunningService(workers=1, cache_dir=compiled_cache) as service, connect(service) as client:
+        client.sendall(HEAD + b"X-Request-Timeout: 600\r\n\r\n" + SEVEN[:20])
+        wait_until(lambda: service.get("/healthz")[0] == 200, 10, "the worker has had its turn")
+        service.process.terminate()
+
+        status, problem = answer(client)
+        assert (status, problem["type"].rpartition(":")[2]) == (408, "body-too-slow")
+        assert service.process.wait(30) == 0
+
+
+def test_a_terminal_that_is_closed_ends_it_in_order(compiled_cache: Path):
+    """SIGHUP."""
+    with RunningService(workers=1, cache_dir=compiled_cache, max_delay_ms=300) as service, connect(service) as client:
+        client.sendall(REQUEST)
+        wait_until(lambda: counted(service, "coordserve_slots_used") == 1, 10, "the request is inside")
+        service.process.send_signal(signal.SIGHUP)
 
         assert answer(client)[0] == 200
         assert service.process.wait(30) == 0

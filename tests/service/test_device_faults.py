@@ -29,7 +29,7 @@ def test_a_cuda_error_poisons_no_process_that_says_ready(fault: Path, compiled_c
         wait_until(lambda: not engine.is_running(), 10, "the engine has ended")
         wait_until(lambda: service.get("/readyz")[0] == 200, 60, "another is ready")
         assert ask(service).json()["predictions"][0][0]["label"] == "seven"
-        assert service.logged("the device is lost with this process")
+        assert service.logged("the engine cannot go on")
         assert all(line["level"] != "unformatted" for line in service.log)
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
+import torch
 
 from loadtests.running import RunningService, wait_until
 from models.config import BUNDLED_MODEL, CONFIG_FILE, WEIGHTS_FILE
@@ -53,6 +54,11 @@ def test_a_missing_model_directory_is_said(tmp_path: Path):
 
     assert str(tmp_path / "none") in line
     assert "--model" in line
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_missing_gpu_is_said():
+    assert "COORDSERVE_DEVICE" in refused("--device", "cuda")
 
 
 def test_a_broken_configuration_is_said(tmp_path: Path):
@@ -143,6 +149,20 @@ def test_a_killed_engine_is_replaced_and_nothing_hangs(compiled_cache: Path):
         assert ask(service).status_code == 200
         assert b"coordserve_engine_restarts_total 1.0" in service.get("/metrics")[1]
         assert b"coordserve_slots_used 0.0" in service.get("/metrics")[1]
+
+
+def test_a_new_engine_has_the_batches_of_the_one_before(compiled_cache: Path):
+    """It starts under load, where measuring them again would find other ones, and keep them."""
+    with RunningService(workers=1, cache_dir=compiled_cache) as service:
+        service.wait_compiled()
+        before = service.card()
+        [engine] = service.children("service.engine")
+        engine.kill()
+        restarted = b"coordserve_engine_restarts_total 1.0"
+        wait_until(lambda: restarted in service.get("/metrics")[1], 30, "the engine's end is known")
+        wait_until(lambda: service.get("/readyz")[0] == 200, 60, "the service is ready again")
+
+        assert service.card() == before
 
 
 def test_a_killed_worker_is_replaced_and_the_other_goes_on(compiled_cache: Path):
@@ -246,6 +266,7 @@ def test_scores_that_are_no_numbers_are_never_a_prediction(not_a_number: Path):
         assert answer.status_code == 500
         assert answer.json()["type"] == "urn:coordserve:problem:inference-failed"
         assert "not finite" in answer.json()["detail"]
+        assert b"coordserve_not_finite_images_total 1.0" in service.get("/metrics")[1]
 
 
 def test_settings_come_from_the_environment_and_flags_win(compiled_cache: Path):

@@ -248,18 +248,19 @@ class ConsoleService(RunningService):
 
 
 @pytest.mark.parametrize(("kind", "log_format"), [(ConsoleService, "console"), (RunningService, "json")])
-def test_a_request_leaves_one_line_that_steers_no_terminal(
+def test_a_request_leaves_one_line_that_steers_no_terminal_and_what_is_none_leaves_none(
     compiled_cache: Path, kind: type[RunningService], log_format: str
 ):
     with kind(workers=1, cache_dir=compiled_cache, access_log=1, log_format=log_format) as service:
         before = len(service.log)
-        for request in HOSTILE:
-            exchanged(service, request)
+        answers = [exchanged(service, request) for request in HOSTILE]
+        requests = sum(b"not-http" not in answer for answer in answers)
         httpx.get(f"{service.url}/last")
         wait_until(lambda: service.logged("/last"), 10, "the last request is logged")
         lines = [line["message"] for line in service.log[before:]]
 
-    assert len(lines) == len(HOSTILE) + 1
+    assert 0 < requests < len(HOSTILE)
+    assert len(lines) == requests + 1
     for line in lines:
         assert line.isprintable()
-        assert re.search(r"GET /\S* \d{3} [\d.]+ ms$|Invalid HTTP request received\.$", line)
+        assert re.search(r"GET /\S* \d{3} [\d.]+ ms$", line)

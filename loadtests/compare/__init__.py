@@ -1,0 +1,1 @@
+"""The service beside other servers, in turns on one machine: `make compare`."""
