@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from loadtests.questions import CORPUS, NUMBERS
+from models.config import Preprocessing
+from models.images import RESAMPLING
 
 
 def photo(width: int, height: int, quality: int, image_format: str = "JPEG") -> bytes:
@@ -34,6 +36,17 @@ def blots(count: int, size: int, seed: int = 0) -> NDArray[np.uint8]:
 def encoded_blots(count: int, size: int) -> list[bytes]:
     """The same as JPEGs."""
     return [_encoded(Image.fromarray(pixels), "JPEG", quality=90) for pixels in blots(count, size)]
+
+
+def with_pillow(data: bytes, preprocessing: Preprocessing) -> Image.Image:
+    """As most documentation has it: decode, resize the shorter side, crop the centre (torchvision's rule)."""
+    image = Image.open(io.BytesIO(data)).convert("RGB")
+    short, size = preprocessing.resize_size, preprocessing.input_size
+    scale = short / min(image.size)
+    width, height = (max(short, int(length * scale)) for length in image.size)
+    image = image.resize((width, height), RESAMPLING[preprocessing.interpolation])
+    left, top = round((width - size) / 2), round((height - size) / 2)
+    return image.crop((left, top, left + size, top + size))
 
 
 def draw_corpus(folder: Path) -> None:

@@ -1,18 +1,15 @@
 """How long one core takes from an encoded picture to the network's pixels, beside Pillow."""
 
-import io
 import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from PIL import Image
-
 from loadtests.bench.turns import in_turns, ratio, spread
 from loadtests.networks import IMAGENET
-from loadtests.pictures import photo
+from loadtests.pictures import photo, with_pillow
 from models.config import BUNDLED_MODEL, Preprocessing, read_config
-from models.images import RESAMPLING, Picture
+from models.images import Picture
 
 SMALL, MEDIUM = "JPEG 224x224", "JPEG 500x375"
 PICTURES = {
@@ -52,17 +49,6 @@ def compare(name: str, preprocessing: Preprocessing, rounds: int, seconds: float
         "pillow_ms": spread(found["pillow"], 4),
         "pillow_over_worker": ratio(found["pillow"], found["worker"]),
     }
-
-
-def with_pillow(data: bytes, preprocessing: Preprocessing) -> Image.Image:
-    """Decode, resize the shorter side, crop the centre: as torchvision's Resize and CenterCrop do."""
-    image = Image.open(io.BytesIO(data)).convert("RGB")
-    short, size = preprocessing.resize_size, preprocessing.input_size
-    scale = short / min(image.size)
-    width, height = (max(short, int(length * scale)) for length in image.size)
-    image = image.resize((width, height), RESAMPLING[preprocessing.interpolation])
-    left, top = round((width - size) / 2), round((height - size) / 2)
-    return image.crop((left, top, left + size, top + size))
 
 
 def _milliseconds(work: Callable[[], object], seconds: float) -> float:
