@@ -44,8 +44,7 @@ format: $(VENV)/.installed-dev ## Format the code
 	$(BIN)/ruff format
 
 bench: $(VENV)/.installed-bench ## Measure the service on this machine into docs/benchmarks.md (20 minutes; needs wrk)
-	$(BIN)/python -m loadtests.bench --out docs/benchmarks/bench.json
-	$(BIN)/python -m loadtests.bench.page docs/benchmarks/bench.json
+	$(BIN)/python -m loadtests.bench --out docs/benchmarks.md
 
 loadtest: $(VENV)/.installed-test ## Load the service for half a minute, judge it by loadtests/slo.toml, write loadtest.html
 	$(BIN)/python -m loadtests.loadtest --out loadtest.html

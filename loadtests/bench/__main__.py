@@ -1,4 +1,4 @@
-"""`make bench`: every question in turn, all answers into one JSON file; page.py makes docs/benchmarks.md of it."""
+"""`make bench`: every question in turn; all answers into one JSON file, and into a page with plots."""
 
 import argparse
 import json
@@ -9,18 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from loadtests import networks, wrk
-from loadtests.bench import engine, ingest, latency, serving, start_up
+from loadtests.bench import engine, ingest, latency, page, serving, start_up
 from loadtests.bench.serving import Case
 from loadtests.machine import conditions
 from models.config import BUNDLED_MODEL, read_config
 from service.settings import Settings
 
+OUT = Path(".cache/benchmarks.md")
 DISTRIBUTIONS = "torch", "onnxruntime", "openvino"
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m loadtests.bench", description=__doc__)
-    parser.add_argument("--out", type=Path, required=True, help="the JSON file")
+    parser.add_argument("--out", type=Path, default=OUT, help=f"the page, and the folder of the rest (default: {OUT})")
     parser.add_argument(
         "--short", action="store_true", help="whether it works, not how fast: the bundled network alone"
     )
@@ -52,8 +53,10 @@ def main() -> int:
             latency.run(model, ingest.encoded(picture), cache, short=options.short) for model, picture in asked.items()
         ]
     report["seconds"] = round(time.monotonic() - begun)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(report, indent=1) + "\n")
+    path = page.json_of(options.out)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(report, indent=1) + "\n")
+    page.write(options.out)
     say(f"done: {options.out}")
     return 0
 

@@ -1,15 +1,18 @@
 """How many images a second the engine computes, beside every other way to run the same network, and alone."""
 
+import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 
-from loadtests import engine_alone, networks
+from loadtests import networks
+from loadtests.bench import engine_alone
 from loadtests.bench.rivals import COMPILING, RIVALS, LeftOut, Make, Subject
 from loadtests.bench.turns import in_turns, rate, ratio, spread
 from models import compile as compiler
@@ -21,6 +24,7 @@ COMPILED_BATCH = 8
 DTYPES = "float32", "bfloat16"
 
 
+@patch.dict(os.environ)  # torch leaves the folder of its caches there, and the services that come next inherit it
 def run(models: list[Path], cache: Path, *, short: bool = False, rivals: Mapping[str, Make] = RIVALS) -> dict[str, Any]:
     """Every network, dtype and batch size; in short only the dtype that is served, at one batch size."""
     ways = []

@@ -1,8 +1,6 @@
-"""docs/benchmarks.md and its plots out of what was measured: `python -m loadtests.bench.page bench.json`."""
+"""The page and its plots, out of what was measured; `python -m loadtests.bench.page PAGE` makes them anew."""
 
-import argparse
 import json
-import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -13,11 +11,10 @@ from loadtests.bench.plots import names_of, network_name
 from loadtests.machine import sentence
 
 BUSY = 0.8  # where a service should be run at most
-OUT = Path("docs/benchmarks.md")
 SHORT = "**A short run: it shows that everything is measured, and no figure counts.**"
 HEAD = """# Benchmarks
 
-Written by `make bench` out of [bench.json]({json}), not by hand. {conditions}
+Written by `make bench` out of [bench.json]({folder}/bench.json), not by hand. {conditions}
 It took {minutes:.0f} minutes. The load generators run on the same cores.
 
 Given are medians, with the least and the most in parentheses. What is compared took turns, and a ratio is of two
@@ -58,23 +55,27 @@ Report = dict[str, Any]
 Cells = Sequence[str]
 
 
-def write(report: Report, json_path: Path, out: Path) -> None:
-    """The page, and its plots in the folder of its name."""
-    folder = out.with_suffix("")
-    folder.mkdir(parents=True, exist_ok=True)
+def json_of(out: Path) -> Path:
+    """Where the report of a page is: with the plots, in the folder of its name."""
+    return out.with_suffix("") / "bench.json"
+
+
+def write(out: Path) -> None:
+    """The page of the report that is there, and its plots."""
+    report = json.loads(json_of(out).read_text())
     for name, svg in plots.draw(report).items():
-        (folder / f"{name}.svg").write_text(svg)
-    out.write_text(page(report, Path(os.path.relpath(json_path, out.parent)), folder.name))
+        json_of(out).with_name(f"{name}.svg").write_text(svg)
+    out.write_text(page(report, out.stem))
 
 
-def page(report: Report, json_path: Path, folder: str) -> str:
-    """Markdown; the plots lie in `folder`."""
+def page(report: Report, folder: str) -> str:
+    """Markdown; JSON and plots lie in `folder`."""
 
     def plot(name: str, shows: str) -> str:
         return f"![{shows}]({folder}/{name}.svg)"
 
     parts = [
-        _head(report, json_path),
+        HEAD.format(folder=folder, conditions=sentence(report), minutes=report["seconds"] / 60),
         *([SHORT] if report["short"] else []),
         "## Ratios",
         table(["", "ratio"], _ratios(report)),
@@ -130,10 +131,6 @@ def number(value: float) -> str:
 def table(head: Cells, rows: Iterable[Cells]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _head(report: Report, json_path: Path) -> str:
-    return HEAD.format(json=json_path.as_posix(), conditions=sentence(report), minutes=report["seconds"] / 60)
 
 
 def _ratios(report: Report) -> Iterator[Cells]:
@@ -268,14 +265,5 @@ def _decoded(row: dict[str, Any]) -> str:
     return f"{row['picture']} to {row['network_pixels']}"
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m loadtests.bench.page", description=__doc__)
-    parser.add_argument("json", type=Path)
-    parser.add_argument("--out", type=Path, default=OUT, help="the page; its plots go into the folder of its name")
-    options = parser.parse_args()
-    write(json.loads(options.json.read_text()), options.json, options.out)
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    write(Path(sys.argv[1]))

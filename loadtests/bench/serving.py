@@ -10,9 +10,9 @@ from typing import Any
 import psutil
 
 from loadtests import wrk
+from loadtests.bench.engine_alone import EngineAlone
 from loadtests.bench.memory import resident
 from loadtests.bench.turns import in_turns, ratio, spread, spreads
-from loadtests.engine_alone import EngineAlone
 from loadtests.running import RunningService
 from service.settings import Settings, available_cores
 
@@ -33,7 +33,7 @@ class Case:
 
 def run(cases: list[Case], cache: Path, *, short: bool = False) -> list[dict[str, Any]]:
     """Each case, and its engine alone, in turns; wrk in closed loop on the same cores."""
-    rounds, seconds = (1, 2.0) if short else (5, 5.0)
+    rounds, seconds = (1, 1.0) if short else (5, 5.0)
     with tempfile.TemporaryDirectory() as folder:
         served = {case: partial(_served, case, cache, Path(folder), seconds) for case in cases}
         alone = {case.model: partial(_alone, case.model, cache, folder, seconds / 2) for case in cases}
