@@ -43,8 +43,8 @@ format: $(VENV)/.installed-dev ## Format the code
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-bench: $(VENV)/.installed-test ## Measure the service on this machine into bench.json (needs wrk)
-	$(BIN)/python -m loadtests.bench --out bench.json
+bench: $(VENV)/.installed-bench ## Measure the service on this machine into docs/benchmarks.md (20 minutes; needs wrk)
+	$(BIN)/python -m loadtests.bench --out docs/benchmarks.md
 
 loadtest: $(VENV)/.installed-test ## Load the service for half a minute, judge it by loadtests/slo.toml, write loadtest.html
 	$(BIN)/python -m loadtests.loadtest --out loadtest.html
@@ -56,7 +56,7 @@ chaos: $(VENV)/.installed-test ## Try to break the service, in full, into docs/r
 	$(BIN)/python -m loadtests.chaos --out docs/reliability.md
 
 clean: ## Remove everything that was made here
-	rm -rf $(VENV) .cache .pytest_cache .mypy_cache .ruff_cache bench.json comparison.json loadtest.html
+	rm -rf $(VENV) .cache .pytest_cache .mypy_cache .ruff_cache comparison.json loadtest.html
 
 $(VENV)/bin/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -70,6 +70,10 @@ $(VENV)/.installed: $(VENV)/bin/pip pyproject.toml constraints.txt
 
 $(VENV)/.installed-test: $(VENV)/.installed
 	$(INSTALL) '.[test]'
+	@touch $@
+
+$(VENV)/.installed-bench: $(VENV)/.installed-test
+	$(INSTALL) '.[bench]'
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed-test

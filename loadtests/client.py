@@ -48,6 +48,12 @@ def poisson(rate: float, seconds: float, seed: int = 0) -> list[float]:
     return times
 
 
+def for_seconds(seconds: float) -> Callable[[], bool]:
+    """Whether less than that has passed since now."""
+    end = time.monotonic() + seconds
+    return lambda: time.monotonic() < end
+
+
 def percentile(values: Iterable[float], percent: int) -> float:
     ordered = sorted(values)
     if len(ordered) < 2:

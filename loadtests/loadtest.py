@@ -4,22 +4,20 @@ import argparse
 import contextlib
 import json
 import os
-import platform
-import socket
 import subprocess
 import sys
 import tempfile
 import urllib.request
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from loadtests import machine
 from loadtests.report import page
-from loadtests.running import RunningService
+from loadtests.running import RunningService, free_port
 from loadtests.shapes import SHAPES
 from service.settings import Settings, available_cores
 
@@ -53,8 +51,8 @@ def main() -> int:
             return 2
         about = {
             "Run": {"when": f"{started:%Y-%m-%d %H:%M} UTC", "address": url, "locust's processes": options.processes},
-            "This machine": machine(),
-            "Versions here": versions(),
+            "This machine": this_machine(),
+            "Versions here": machine.versions(*PACKAGES),
             "Model": model,
         }
         if settings:
@@ -101,27 +99,19 @@ def locust(url: str, options: argparse.Namespace, seconds: int, record: Path) ->
     command += ["--shape", options.shape, "--users", str(options.users), "--rate", str(options.rate)]
     command += ["--run-time", f"{seconds}s", "--slo", str(options.slo.resolve()), "--record", str(record)]
     if options.processes > 1:
-        port = str(_free_port())
+        port = str(free_port())
         command += ["--processes", str(options.processes), "--master-bind-host", "127.0.0.1"]
         command += ["--master-bind-port", port, "--master-port", port]
     return command
 
 
-def machine() -> dict[str, Any]:
-    processor = next(
-        (line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")),
-        platform.processor(),
-    )
+def this_machine() -> dict[str, Any]:
     return {
-        "processor": processor,
+        "processor": machine.cpu(),
         "cores": available_cores(),
         "memory": f"{psutil.virtual_memory().total / 2**30:.1f} GiB",
-        "system": f"{platform.system()} {platform.release()}",
+        "system": " ".join(os.uname()[0:3:2]),
     }
-
-
-def versions() -> dict[str, str]:
-    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
 
 
 def card(url: str) -> dict[str, Any]:
@@ -129,16 +119,6 @@ def card(url: str) -> dict[str, Any]:
     with urllib.request.urlopen(f"{url}/v1/models", timeout=10) as answer:
         found = json.load(answer)["models"][0]
     return {name: value for name, value in found.items() if name != "preprocessing"}
-
-
-def _lines(path: str) -> list[str]:
-    return Path(path).read_text().splitlines() if os.path.exists(path) else []
-
-
-def _free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
 
 
 if __name__ == "__main__":

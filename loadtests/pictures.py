@@ -11,11 +11,13 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from loadtests.questions import CORPUS, NUMBERS
+from models.config import Preprocessing
+from models.images import RESAMPLING
 
 
-def photo(width: int, height: int, quality: int) -> bytes:
-    """A JPEG of smooth shapes with grain; 224x224 at quality 75 is about 9 kB."""
-    return _encoded(_scene(width, height, grain=6), "JPEG", quality=quality)
+def photo(width: int, height: int, quality: int, image_format: str = "JPEG") -> bytes:
+    """Smooth shapes with grain; as a JPEG, 224x224 at quality 75 is about 9 kB, 500x375 at 85 37 kB."""
+    return _encoded(_scene(width, height, grain=6), image_format, quality=quality)
 
 
 def blots(count: int, size: int, seed: int = 0) -> NDArray[np.uint8]:
@@ -36,6 +38,17 @@ def encoded_blots(count: int, size: int) -> list[bytes]:
     return [_encoded(Image.fromarray(pixels), "JPEG", quality=90) for pixels in blots(count, size)]
 
 
+def with_pillow(data: bytes, preprocessing: Preprocessing) -> Image.Image:
+    """As most documentation has it: decode, resize the shorter side, crop the centre (torchvision's rule)."""
+    image = Image.open(io.BytesIO(data)).convert("RGB")
+    short, size = preprocessing.resize_size, preprocessing.input_size
+    scale = short / min(image.size)
+    width, height = (max(short, int(length * scale)) for length in image.size)
+    image = image.resize((width, height), RESAMPLING[preprocessing.interpolation])
+    left, top = round((width - size) / 2), round((height - size) / 2)
+    return image.crop((left, top, left + size, top + size))
+
+
 def draw_corpus(folder: Path) -> None:
     """Photos of several sizes and formats, and digits that the bundled network reads."""
     corpus = {
@@ -43,7 +56,7 @@ def draw_corpus(folder: Path) -> None:
         "medium.jpg": photo(500, 375, 75),
         "large.jpg": photo(1920, 1440, 75),
         "small.png": _encoded(_scene(96, 96, grain=0), "PNG"),
-        "small.webp": _encoded(_scene(224, 224, grain=6), "WEBP", quality=75),
+        "small.webp": photo(224, 224, 75, "WEBP"),
     }
     folder.mkdir(exist_ok=True)
     for name, content in corpus.items():

@@ -5,29 +5,25 @@ all that come together. How many are answered then tells how much longer everyth
 `crowded` is chosen so that the simulation answers as many.
 """
 
-import os
-import platform
 import random
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import date
 from pathlib import Path
 from statistics import median
 
 import psutil
 import uvloop
 
-from loadtests.bench import cpu
 from loadtests.capacity.pod import NotMeasuredError, Pod
 from loadtests.capacity.serving import closed_loop
-from loadtests.client import Answer, Client, hurry, post
+from loadtests.client import Answer, Client, for_seconds, hurry, post
+from loadtests.machine import conditions
 from loadtests.pictures import photo
 from loadtests.running import RunningService
 from models.config import read_config
-from service import __version__
 from service.settings import Settings, available_cores
 
 PICTURE = photo(224, 224, 75)
@@ -66,7 +62,7 @@ class Bench:
         wanted = max(1, self._connections // len(self._workers))
         for _ in range(ATTEMPTS):
             ours = set(await self._client.open(self._connections))
-            await self._client.closed_loop(REQUEST, len(ours), _for(WARM_SECONDS))  # now all are taken
+            await self._client.closed_loop(REQUEST, len(ours), for_seconds(WARM_SECONDS))  # now all are taken
             theirs = [ours & peers(worker) for worker in self._workers]
             if self._connections < len(self._workers) or min(map(len, theirs)) >= wanted:
                 break
@@ -80,7 +76,7 @@ class Bench:
         return await self._loaded(lambda: self._client.open_loop(REQUEST, times))
 
     async def closed_loop(self, seconds: float) -> Loaded:
-        return await self._loaded(lambda: self._client.closed_loop(REQUEST, self._connections, _for(seconds)))
+        return await self._loaded(lambda: self._client.closed_loop(REQUEST, self._connections, for_seconds(seconds)))
 
     async def _loaded(self, load: Callable[[], Awaitable[list[Answer]]]) -> Loaded:
         before, client, started = self._workers_cpu(), time.process_time(), time.monotonic()
@@ -95,11 +91,6 @@ class Bench:
 def peers(worker: psutil.Process) -> set[int]:
     """The ports of whom it serves."""
     return {one.raddr.port for one in worker.net_connections("tcp") if one.raddr}
-
-
-def _for(seconds: float) -> Callable[[], bool]:
-    until = time.monotonic() + seconds
-    return lambda: time.monotonic() < until
 
 
 def good(answers: list[Answer]) -> list[Answer]:
@@ -166,15 +157,7 @@ async def _measured(service: RunningService, model: Path) -> Pod:
         client_turn_seconds=client - busy_client,
         connections=CONNECTIONS,
         capacity=len(good(many.answers)) / many.seconds,
-        measured={
-            "date": date.today().isoformat(),
-            "cpu": cpu(),
-            "kernel": platform.release(),
-            "coordserve": __version__,
-            "image_bytes": len(PICTURE),
-            "lone_seconds": lone_seconds,
-            "load_average": os.getloadavg()[0],
-        },
+        measured={**conditions("torch"), "image_bytes": len(PICTURE), "lone_seconds": lone_seconds},
     )
 
 

@@ -12,6 +12,7 @@ from loadtests.capacity.plan import Objective, Plan
 from loadtests.capacity.pod import Pod
 from loadtests.capacity.table import Table
 from loadtests.capacity.validate import Compared, Verdict
+from loadtests.machine import sentence
 from models.config import BUNDLED_MODEL
 
 MARK = "<!-- From here on `python -m loadtests.capacity report` writes. -->"
@@ -35,8 +36,8 @@ class Check:
 
 def checked(cache: Path, seconds: float, rounds: int) -> list[Check]:
     """Measure and validate the bundled network and MobileNetV2+CA 1.0 at 224."""
-    from loadtests.bench import imagenet_sized
     from loadtests.capacity import measure
+    from loadtests.networks import imagenet_sized
 
     checks = []
     with tempfile.TemporaryDirectory() as folder:
@@ -138,7 +139,7 @@ def figures(out: Path, checks: Sequence[Check]) -> str:
         [
             "## Measured",
             "",
-            f"{measured['date']}, {checks[0].pod.cores} cores of {measured['cpu']}, the load generator on the same; "
+            f"{sentence(measured)} The load generator runs on the same cores; "
             f"JPEGs of {measured['image_bytes'] / 1e3:.0f} kB.",
             "",
             *(of_pod(check.pod) + "\n" for check in checks),

@@ -2,23 +2,17 @@
 
 import argparse
 import importlib
-import platform
 import re
 import sys
 import tempfile
 from collections.abc import Iterator
-from datetime import date
 from pathlib import Path
 from types import ModuleType
 
-import torch
-
-from loadtests.bench import cpu
 from loadtests.chaos.finding import Finding
+from loadtests.machine import conditions, sentence
 from models import compile as compiler
 from models.config import BUNDLED_MODEL
-from service import __version__
-from service.settings import available_cores
 
 SCENARIOS = ["overload", "priorities", "hang_ups", "shutdown", "crashes", "agreement", "inputs", "fuzz", "soak"]
 HEAD = """# Reliability
@@ -28,7 +22,6 @@ the claims say how often and how long. A short form of each is in `make test`. T
 the service.
 
 """
-CONDITIONS = "{date}: coordserve {version}, Python {python}, torch {torch}, {cores} cores of {cpu}."
 
 
 def scenarios(names: list[str]) -> Iterator[ModuleType]:
@@ -43,17 +36,9 @@ def title(scenario: ModuleType) -> str:
 
 def section(scenario: ModuleType, findings: list[Finding]) -> str:
     text = (scenario.__doc__ or "").partition("\n")[2].strip()
-    conditions = CONDITIONS.format(
-        date=date.today().isoformat(),
-        version=__version__,
-        python=platform.python_version(),
-        torch=torch.__version__,
-        cores=available_cores(),
-        cpu=cpu(),
-    )
     rows = [f"| {one.claim} | {one.asked} | {one.measured} | {'yes' if one.held else '**no**'} |" for one in findings]
     table = ["| | asked for | measured | held |", "|---|---|---|---|", *rows]
-    return "\n".join([f"## {title(scenario)}", "", text, "", conditions, "", *table, ""])
+    return "\n".join([f"## {title(scenario)}", "", text, "", sentence(conditions("torch")), "", *table, ""])
 
 
 def sections(report: str) -> dict[str, str]:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
-from loadtests.bench import compiled, imagenet_sized
 from loadtests.chaos.finding import Finding
+from loadtests.networks import compiled, imagenet_sized
 from loadtests.pictures import blots
 from models import compile as compiler
 from models import directory

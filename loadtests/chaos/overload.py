@@ -11,9 +11,9 @@ from pathlib import Path
 
 import uvloop
 
-from loadtests.bench import compiled, imagenet_sized
 from loadtests.chaos.finding import Finding
-from loadtests.client import Answer, Client, hurry, percentile, poisson, post
+from loadtests.client import Answer, Client, for_seconds, hurry, percentile, poisson, post
+from loadtests.networks import compiled, imagenet_sized
 from loadtests.pictures import photo
 from loadtests.running import RunningService
 
@@ -96,8 +96,7 @@ def _overload(name: str, seconds: float, cache: Path, **settings: object) -> lis
 async def _drive(service: RunningService, request: bytes, seconds: float) -> tuple[float, list[Answer], list[Answer]]:
     """Capacity in requests/s, and the answers at twice that, and of the probes."""
     client, prober = Client("127.0.0.1", service.port), Client("127.0.0.1", service.port)
-    end = time.monotonic() + CLOSED_SECONDS
-    closed = await client.closed_loop(request, CONNECTIONS, lambda: time.monotonic() < end)
+    closed = await client.closed_loop(request, CONNECTIONS, for_seconds(CLOSED_SECONDS))
     capacity = len(closed) / CLOSED_SECONDS
     probes: list[Answer] = []
 

@@ -12,9 +12,9 @@ from statistics import median
 
 import uvloop
 
-from loadtests.bench import compiled, imagenet_sized
 from loadtests.chaos.finding import Finding
 from loadtests.client import Answer, Client, hurry, percentile, poisson, post
+from loadtests.networks import compiled, imagenet_sized
 from loadtests.pictures import photo
 from loadtests.running import RunningService
 

@@ -2,39 +2,32 @@
 
 import argparse
 import json
-import platform
 import resource
 import subprocess
 import sys
 import tempfile
 from contextlib import ExitStack
-from datetime import date
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import httpx
-import torch
 
-from loadtests import wrk
-from loadtests.bench import compiled, cpu, imagenet_sized
+from loadtests import machine, wrk
 from loadtests.compare import behaviours, page
 from loadtests.compare.answers import OtherAnswers, difference
 from loadtests.compare.environments import ENVIRONMENTS, make, version
 from loadtests.compare.rounds import SUSTAINED, Turns, closed, figures, opened
 from loadtests.compare.servers import PEERS, NotStarted, Server, ours, peer
 from loadtests.compare.settings import SETTINGS, Setting
+from loadtests.networks import compiled, imagenet_sized
 from loadtests.pictures import encoded_blots, photo
 from models import compile as compiler
 from models.config import BUNDLED_MODEL
-from service import __version__
-from service.settings import available_cores
 
 # What is the same for every run: compiled packages and the network with random weights.
 KEPT = ENVIRONMENTS.parent / "compare"
 CHECKED = 8
-CONDITIONS = """{date}: {cores} cores of {cpu}, Linux {linux}, Python {python}, torch {torch},
-coordserve {version} with its default settings."""
 
 
 def main() -> int:
@@ -54,15 +47,7 @@ def main() -> int:
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # too much load is many connections
     report: dict[str, Any] = {
-        "conditions": CONDITIONS.format(
-            date=date.today().isoformat(),
-            cores=available_cores(),
-            cpu=cpu(),
-            linux=platform.release(),
-            python=platform.python_version(),
-            torch=torch.__version__,
-            version=__version__,
-        ),
+        "conditions": machine.conditions("torch"),
         "rounds": options.rounds,
         "seconds": options.seconds,
         "versions": {},

@@ -11,11 +11,13 @@ from loadtests.compare.environments import PEERS
 from loadtests.compare.rounds import PATIENCE, RESTLESS, SUSTAINED, figures, restless_of
 from loadtests.compare.servers import OURS, STOP_SECONDS
 from loadtests.compare.settings import SETTINGS, Setting
+from loadtests.machine import sentence
 from loadtests.wrk import CONNECTIONS
 
 HEAD = """# Comparison
 
 Written by `make compare`. {conditions}
+The service has its default settings.
 
 `loadtests/peers` has the servers, each as its own documentation advises, all with the service's compiled network, and
 giving the same answers about the same pictures. They take turns of {seconds:g} s: in closed loop ({connections}
@@ -51,7 +53,7 @@ def write(report: dict[str, Any]) -> str:
     settings = [(one, report["settings"][one.name]) for one in SETTINGS if one.name in report["settings"]]
     parts = [
         HEAD.format(
-            conditions=report["conditions"],
+            conditions=sentence(report["conditions"]),
             seconds=report["seconds"],
             connections=CONNECTIONS,
             rounds=report["rounds"],

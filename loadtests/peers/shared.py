@@ -3,7 +3,6 @@
 So that a comparison is one of serving. torch is imported with the network only: processes that decode do without.
 """
 
-import io
 import json
 import os
 from collections.abc import Sequence
@@ -15,8 +14,8 @@ os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "8192")
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
+from loadtests.pictures import with_pillow
 from models.config import read_config
 from models.images import Picture, Pixels
 from service.answers import AnswerWriter
@@ -42,19 +41,13 @@ class BadImage(ValueError):
 def decode(data: bytes) -> Pixels:
     """RGB uint8 [input_size, input_size, 3]. Raises BadImage."""
     try:
-        return Picture(data).pixels(MODEL.preprocessing) if DECODER == "ours" else _documented(data)
+        return (
+            Picture(data).pixels(MODEL.preprocessing)
+            if DECODER == "ours"
+            else np.asarray(with_pillow(data, MODEL.preprocessing))
+        )
     except (ValueError, OSError) as error:
         raise BadImage(str(error)) from error
-
-
-def _documented(data: bytes) -> Pixels:
-    """The lines that most documentation has: open, convert, resize the shorter side, crop the centre."""
-    image = Image.open(io.BytesIO(data)).convert("RGB")
-    short, size = MODEL.preprocessing.resize_size, MODEL.preprocessing.input_size
-    scale = short / min(image.size)
-    image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BILINEAR)
-    left, top = (image.width - size) // 2, (image.height - size) // 2
-    return np.asarray(image.crop((left, top, left + size, top + size)))
 
 
 def answer(scores: NDArray[np.float32]) -> bytes:

@@ -4,21 +4,22 @@ import itertools
 import select
 import socket
 import time
+from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
 import torch
 
+from loadtests.bench.turns import in_turns, rate, ratio, spread
 from loadtests.running import wait_until
 from models import compile as compiler
 from models.compile import Target
 from models.config import read_config
 from service import control, process
 from service.arena import Arena
-from service.doorbell import ORDER, REPLY, Command, Line, Status
-from service.settings import Settings, available_cores
+from service.doorbell import DEFAULT_URGENCY, ORDER, REPLY, Command, Line, Order, Status
+from service.settings import Settings
 
 SLOTS = 256
 
@@ -70,7 +71,8 @@ class EngineAlone:
 
     def _order(self, slots: list[int]) -> None:
         now = time.monotonic()
-        self._line.send(b"".join(ORDER.pack(slot, Command.PREDICT, now, now + 60) for slot in slots))
+        orders = [Order(slot, Command.PREDICT, DEFAULT_URGENCY, now, now + 60) for slot in slots]
+        self._line.send(b"".join(ORDER.pack(*order) for order in orders))
 
     def _replies(self) -> list[int]:
         select.select([self._line], [], [])
@@ -87,28 +89,15 @@ def compare(model: Path, cache: Path, metrics_dir: str, rounds: int, seconds: fl
         target = Target(card["device"], card["dtype"], card["threads"])
         run = compiler.load_package(compiler.package_path(cache, model, target), target)
         images = torch.from_numpy(engine.arena.pixels[: card["batch_cap"]].copy())
-
-        def bare() -> float:
-            done, started = 0, time.perf_counter()
-            with torch.inference_mode():
-                while (now := time.perf_counter()) < started + seconds:
-                    run(images)
-                    done += len(images)
-            return done / (now - started)
-
-        engine.rate(seconds / 2), bare()
-        pairs = [(engine.rate(seconds), bare()) for _ in range(rounds)]
+        ways = {"engine": partial(engine.rate, seconds), "bare_loop": partial(rate, run, images, seconds)}
+        in_turns(ways, 1)  # warm
+        found = in_turns(ways, rounds)
     return {
         "network": model.name,
         "dtype": card["dtype"],
         "threads": card["threads"],
-        "cores": available_cores(),
         "batch": card["batch_cap"],
         "images_per_second_by_batch": card["images_per_second"],
-        "engine_images_per_second": round(median(engine for engine, _ in pairs), 1),
-        "bare_loop_images_per_second": round(median(loop for _, loop in pairs), 1),
-        "ratio": {
-            "median": round(median(engine / loop for engine, loop in pairs), 3),
-            "all": [round(engine / loop, 3) for engine, loop in pairs],
-        },
+        **{f"{name}_images_per_second": spread(rates, 1) for name, rates in found.items()},
+        "engine_over_bare_loop": ratio(found["engine"], found["bare_loop"]),
     }
