@@ -7,16 +7,14 @@ from contextlib import nullcontext
 
 import numpy as np
 import simplejpeg
-from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError, WebPImagePlugin  # noqa: F401 (registers itself)
 
 from models import image_parts, orientation
 from models.config import Preprocessing
 from models.image_headers import ImageError, MalformedImage, UnsupportedImage, read_header
+from models.resizing import Pixels, resize_and_crop
 
-__all__ = ["MAX_PIXELS", "ImageError", "ImageTooLarge", "MalformedImage", "Picture", "UnsupportedImage"]
-
-Pixels = NDArray[np.uint8]
+__all__ = ["MAX_PIXELS", "ImageError", "ImageTooLarge", "MalformedImage", "Picture", "Pixels", "UnsupportedImage"]
 
 Image.preinit()
 # Pillow's own bound warns where we answer precisely; `max_pixels` replaces it.
@@ -26,7 +24,8 @@ MAX_PIXELS = 50_000_000  # a 48-megapixel phone photo fits
 # A JPEG may be decoded at a fraction as long as it stays this many times larger than the resize
 # asks for: Pillow's `reducing_gap` calls 2.0 "almost indistinguishable" from a fair resize.
 REDUCING_GAP = 2
-RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+# Those that libjpeg-turbo decodes to with SIMD, and that Pillow's draft mode knows: 5/8 takes longer than the whole.
+FRACTIONS = (8, 4, 2)
 # Decoding takes up to 20 bytes a pixel (WebP), so that large pictures are decoded one at a time; half a second each.
 LARGE_PIXELS = 12_000_000
 _large = threading.Lock()
@@ -70,7 +69,7 @@ class Picture:
         Upright (EXIF), transparency over white, the shorter side resized to `resize_size` and the
         centre cropped, as torchvision's Resize and CenterCrop do.
         """
-        return _resize_and_crop(self.decode(preprocessing.resize_size), preprocessing)
+        return resize_and_crop(self._decode(preprocessing.resize_size), preprocessing)
 
     def decode(self, shorter: int) -> Image.Image:
         """The whole picture, upright, RGB, transparency over white. Raises MalformedImage.
@@ -78,12 +77,18 @@ class Picture:
         It may be a fraction of its size, as long as it can still be resized well to `shorter` pixels
         of the shorter side.
         """
+        return Image.fromarray(self._decode(shorter))
+
+    def _decode(self, shorter: int) -> Pixels:
         shorter *= REDUCING_GAP
         large = self.size[0] * self.size[1] > LARGE_PIXELS
         try:
             with _large if large else nullcontext():
-                image = self._decode_jpeg(shorter) if self.format == "JPEG" else None
-                return orientation.upright(image or self._decode_any(shorter), self._orientation)
+                pixels = self._decode_jpeg(shorter) if self.format == "JPEG" else None
+                if pixels is not None and self._orientation == orientation.UPRIGHT:
+                    return pixels
+                image = self._decode_any(shorter) if pixels is None else Image.fromarray(pixels)
+                return np.asarray(orientation.upright(image, self._orientation))
         except UnidentifiedImageError as error:  # its message is the address of the file in memory
             raise MalformedImage(f"broken {self.format} image: its header cannot be read") from error
         # Broken files make the decoders raise nearly anything (OSError, SyntaxError, struct.error, …).
@@ -91,13 +96,16 @@ class Picture:
             reason = str(error) or "its parts do not fit together"  # a failed assertion says nothing
             raise MalformedImage(f"broken {self.format} image: {reason}") from error
 
-    def _decode_jpeg(self, shorter: int) -> Image.Image | None:
+    def _decode_jpeg(self, shorter: int) -> Pixels | None:
         """libjpeg-turbo without Pillow's overhead; None where Pillow knows better (CMYK, benign errors)."""
+        width, height = self.size
+        fraction = next((of for of in FRACTIONS if min(self.size) >= of * shorter), 1)
         try:
-            pixels = simplejpeg.decode_jpeg(self.data, "RGB", min_height=shorter, min_width=shorter)
+            return simplejpeg.decode_jpeg(
+                self.data, "RGB", min_height=-(-height // fraction), min_width=-(-width // fraction)
+            )
         except ValueError:
             return None
-        return Image.frombuffer("RGB", pixels.shape[1::-1], pixels, "raw", "RGB", 0, 1)
 
     def _decode_any(self, shorter: int) -> Image.Image:
         data = image_parts.needed_of_jpeg(self.data) if self.format == "JPEG" else self.data
@@ -117,22 +125,3 @@ def _rgb(image: Image.Image) -> Image.Image:
         flat.paste(image, mask=image.getchannel("A"))
         return flat
     return image.convert("RGB")
-
-
-def resize_and_crop(pixels: Pixels, preprocessing: Preprocessing) -> Pixels:
-    """RGB uint8 [height, width, 3] to [input_size, input_size, 3], as Picture.pixels does. Raises MalformedImage."""
-    return _resize_and_crop(Image.fromarray(pixels), preprocessing)
-
-
-def _resize_and_crop(image: Image.Image, preprocessing: Preprocessing) -> Pixels:
-    """Only the pixels that survive the crop are computed; the values are those of resize, then crop."""
-    width, height = image.size
-    short, size = preprocessing.resize_size, preprocessing.input_size
-    resized = (short, int(short * height / width)) if width <= height else (int(short * width / height), short)
-    left, top = (round((length - size) / 2) / length for length in resized)
-    right, bottom = left + size / resized[0], top + size / resized[1]
-    box = (left * width, top * height, min(1.0, right) * width, min(1.0, bottom) * height)
-    try:
-        return np.asarray(image.resize((size, size), RESAMPLING[preprocessing.interpolation], box=box))
-    except ValueError as error:  # less than a pixel wide once it is resized
-        raise MalformedImage(f"{width}x{height} pixels cannot be resized: {error}") from error

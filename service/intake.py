@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.config import Preprocessing
-from models.images import ImageError, ImageTooLarge, Picture, Pixels, resize_and_crop
+from models.images import ImageError, ImageTooLarge, Picture, Pixels
+from models.resizing import resize_and_crop
 from service import problems
 from service.answers import Timing
 from service.bodies import BodyRoom, Reception

@@ -87,6 +87,7 @@ async def serve(channel: socket.socket, start: Message) -> None:
 
 def main() -> int:
     allocator.use_one_arena()
+    allocator.keep_free_memory()
     channel = process.channel_of_child()
     start = control.receive(channel)
     if start is None:

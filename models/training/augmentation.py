@@ -6,7 +6,8 @@ import numpy as np
 from PIL import Image, ImageEnhance
 
 from models.config import Preprocessing
-from models.images import RESAMPLING, Pixels
+from models.images import Pixels
+from models.resizing import RESAMPLING
 
 AREA = (0.35, 1.0)  # of the picture that a crop keeps; Szegedy et al. (2015) take 0.08, for a million pictures
 RATIO = (3 / 4, 4 / 3)  # of a crop's width to its height

@@ -185,3 +185,30 @@ def test_pixels_are_bounded_before_decoding():
     with pytest.raises(ImageTooLarge, match="100x50 pixels are more than the 4,999"):
         Picture(encode(noise(3, 50, 100), "JPEG"), max_pixels=4_999)
     assert Picture(encode(noise(3, 50, 100), "JPEG"), max_pixels=5_000).size == (100, 50)
+
+
+@pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:0"])
+@pytest.mark.parametrize(("height", "width"), [(97, 131), (375, 500), (513, 1024), (1025, 1100), (1501, 2003)])
+def test_jpegs_are_decoded_to_the_pixels_of_pillow(height: int, width: int, subsampling: str):
+    """Whole, or at the fraction that Pillow's draft mode takes for twice the size asked for."""
+    data = encode(noise(5, height, width), "JPEG", quality=80, subsampling=subsampling)
+
+    found = np.asarray(Picture(data).decode(256))
+
+    image = Image.open(io.BytesIO(data))
+    image.draft(None, (512, 512))
+    expected = np.asarray(image.convert("RGB"))
+    assert found.shape == expected.shape
+    assert (np.abs(found.astype(int) - expected) <= 1).mean() >= 0.999
+
+
+def test_an_oriented_jpeg_is_resized_like_its_upright_copy():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encode(smooth(301, 457), "JPEG", quality=90, exif=exif)
+
+    found = Picture(data).pixels(IMAGENET)
+
+    upright = np.asarray(Picture(data).decode(256))
+    assert upright.shape == (457, 301, 3)
+    assert difference(found, resized_then_cropped(upright, IMAGENET)) <= 1
