@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from loadtests.questions import CORPUS, NUMBERS
 from models.config import Preprocessing
-from models.images import RESAMPLING
+from models.resizing import RESAMPLING
 
 
 def photo(width: int, height: int, quality: int, image_format: str = "JPEG") -> bytes:

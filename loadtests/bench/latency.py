@@ -43,8 +43,8 @@ async def _round(port: int, request: bytes, shares: tuple[float, ...], seconds: 
     for share in shares:
         answers = await client.open_loop(request, poisson(share * capacity, seconds, seed))
         figures = _figures(answers)
-        over_lone = figures["p50_ms"] / alone["p50_ms"]
-        loads.append({"offered": share * capacity, **figures, "p50_over_lone": over_lone})
+        over_lone = figures["p99_ms"] / alone["p50_ms"]
+        loads.append({"offered": share * capacity, **figures, "p99_over_lone": over_lone})
     return {"lone": alone, "capacity": capacity, "loads": loads}
 
 

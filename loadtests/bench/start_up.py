@@ -1,5 +1,7 @@
-"""How long it takes from `coordserve serve` to an answer."""
+"""How long it takes from `coordserve serve` to an answer, and Python to import torch."""
 
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -14,16 +16,27 @@ from loadtests.pictures import photo
 from loadtests.running import RunningService
 
 FIRST = "to_first_answer_with_an_empty_cache"
+IMPORT = "to_import_torch"
 COMPILED = "to_first_compiled_answer_with_a_warm_cache"
 
 
 def run(cache: Path, *, short: bool = False) -> dict[str, Any]:
     """Seconds, of the bundled network; `cache` has its package."""
     ways = {
+        IMPORT: _import_torch,
         FIRST: partial(_seconds, None, lambda service: True),
         COMPILED: partial(_seconds, cache, lambda service: service.card()["form"] == "aot"),
     }
-    return {name: spread(seconds) for name, seconds in in_turns(ways, 1 if short else 5).items()}
+    found = in_turns(ways, 1 if short else 5)
+    beyond = [compiled - imported for compiled, imported in zip(found[COMPILED], found[IMPORT], strict=True)]
+    return {name: spread(seconds) for name, seconds in {**found, "beyond_import_torch": beyond}.items()}
+
+
+def _import_torch() -> float:
+    """Of a Python that does nothing else."""
+    started = time.monotonic()
+    subprocess.run([sys.executable, "-c", "import torch"], check=True)
+    return time.monotonic() - started
 
 
 def _seconds(cache: Path | None, until: Callable[[RunningService], bool]) -> float:
