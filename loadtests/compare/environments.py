@@ -9,7 +9,7 @@ import loadtests.peers
 
 PEERS = Path(loadtests.peers.__file__).parent
 ENVIRONMENTS = PEERS.parent.parent / ".cache" / "peers"
-SHARED = ("torch", "numpy", "pillow", "simplejpeg", "safetensors", "pydantic")
+SHARED = ("torch", "numpy", "pillow", "simplejpeg", "cykooz-resizer", "safetensors", "pydantic")
 STAMP = "installed"
 
 
@@ -17,8 +17,7 @@ def make(peer: str) -> Path:
     """The Python of a peer's environment, which is installed unless it is there. Raises CalledProcessError."""
     folder, requirements = ENVIRONMENTS / peer, PEERS / peer / "requirements.txt"
     python, stamp = folder / "bin" / "python", folder / STAMP
-    # torch's local version (+cpu) names a build that an index may not have.
-    shared = [f"{name}=={importlib.metadata.version(name).partition('+')[0]}" for name in SHARED]
+    shared = [*filter(None, map(_installed, SHARED))]
     wanted = "\n".join([*shared, requirements.read_text()])
     if not stamp.exists() or stamp.read_text() != wanted:
         print(f"installing {peer} into {folder}", file=sys.stderr, flush=True)
@@ -27,6 +26,15 @@ def make(peer: str) -> Path:
         subprocess.run([*install, "--requirement", requirements], check=True)
         stamp.write_text(wanted)
     return python
+
+
+def _installed(name: str) -> str | None:
+    """What asks pip for the version that is installed here; None where there is none for this machine."""
+    try:
+        found = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    return f"{name}=={found.partition('+')[0]}"  # +cpu names a build of torch that an index may not have
 
 
 def version(peer: str, python: Path) -> str:
