@@ -19,6 +19,8 @@ from loadtests.running import RunningService, wait_until
 from service.supervisor import STEADY_SECONDS, STUCK_SECONDS
 
 CONNECTIONS = 16
+# A child that ends again sooner is started again later.
+PAUSE_SECONDS = STEADY_SECONDS + 1.5
 READY = b"GET /readyz HTTP/1.1\r\nHost: load\r\n\r\n"
 ASKED_SECONDS = 3.0
 
@@ -55,7 +57,7 @@ async def _kill(service: RunningService, module: str, rounds: int) -> list[Findi
     going, seconds = [True], []
     load = asyncio.create_task(_load(service.port, going))
     for _ in range(rounds):
-        await asyncio.sleep(STEADY_SECONDS + 1.5)
+        await asyncio.sleep(PAUSE_SECONDS if rounds > 1 else 1.0)
         victim = service.children(module)[0]
         victim.kill()
         killed = time.monotonic()
@@ -64,7 +66,7 @@ async def _kill(service: RunningService, module: str, rounds: int) -> list[Findi
         else:
             while len(service.children(module)) < 2:
                 await asyncio.sleep(0.02)
-            await asyncio.sleep(2.0)
+            await asyncio.sleep(1.0)
     going[0] = False
     answers = await load
     role = module.rpartition(".")[2]
@@ -111,7 +113,7 @@ async def _hang(service: RunningService) -> list[Finding]:
     """An engine that is stopped (SIGSTOP), not ended."""
     going = [True]
     load = asyncio.create_task(_load(service.port, going))
-    await asyncio.sleep(STEADY_SECONDS + 1.5)
+    await asyncio.sleep(PAUSE_SECONDS)
     (engine,) = service.children("service.engine")
     engine.suspend()
     seconds = await asyncio.wait_for(_ready_again(service.port, time.monotonic()), 90)

@@ -48,13 +48,13 @@ class Seen:
 
 
 def run(long: bool, cache: Path) -> list[Finding]:
-    count = 10_000 if long else 300
+    count = 10_000 if long else 150
     with RunningService(workers=2, cache_dir=cache) as service:
         service.wait_compiled()
         workers = service.children("service.worker")
         pictures = uvloop.run(_load(service.port, _requests(mutated(0, count)), workers))
         texts = uvloop.run(_load(service.port, bombs(), workers))
-        company = uvloop.run(_poisoned(service.port, 40 if long else 4))
+        company = uvloop.run(_poisoned(service.port, 40 if long else 2))
         survived = {one.pid for one in service.children("service.worker")} == {one.pid for one in workers}
         errors = [line for line in service.log if line["level"] not in ("info", "debug")]
     third = len(pictures.memory) // 3

@@ -18,7 +18,6 @@ from loadtests.pictures import photo
 from loadtests.running import RunningService
 
 CONNECTIONS = 64
-CLOSED_SECONDS = 5.0
 PROBE_SECONDS = 0.1
 PROBES = (b"GET /healthz HTTP/1.1\r\nHost: load\r\n\r\n", b"GET /readyz HTTP/1.1\r\nHost: load\r\n\r\n")
 SOON = 0.05
@@ -26,7 +25,7 @@ SOON = 0.05
 
 def run(long: bool, cache: Path) -> list[Finding]:
     if not long:
-        return _overload("bundled network", 3.0, cache)
+        return _overload("bundled network", 2.0, cache)
     with tempfile.TemporaryDirectory() as folder:
         model = imagenet_sized(Path(folder))
         compiled(model, cache)
@@ -96,8 +95,9 @@ def _overload(name: str, seconds: float, cache: Path, **settings: object) -> lis
 async def _drive(service: RunningService, request: bytes, seconds: float) -> tuple[float, list[Answer], list[Answer]]:
     """Capacity in requests/s, and the answers at twice that, and of the probes."""
     client, prober = Client("127.0.0.1", service.port), Client("127.0.0.1", service.port)
-    closed = await client.closed_loop(request, CONNECTIONS, for_seconds(CLOSED_SECONDS))
-    capacity = len(closed) / CLOSED_SECONDS
+    closed_seconds = min(5.0, seconds)
+    closed = await client.closed_loop(request, CONNECTIONS, for_seconds(closed_seconds))
+    capacity = len(closed) / closed_seconds
     probes: list[Answer] = []
 
     async def probe() -> None:

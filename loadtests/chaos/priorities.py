@@ -25,7 +25,7 @@ ASKED = 1.5
 
 def run(long: bool, cache: Path) -> list[Finding]:
     if not long:
-        return _beside("bundled network", 3.0, 1, cache)
+        return _beside("bundled network", 1.5, 1, cache)
     with tempfile.TemporaryDirectory() as folder:
         model = imagenet_sized(Path(folder))
         compiled(model, cache)

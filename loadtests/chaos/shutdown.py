@@ -5,6 +5,7 @@ again, one after the other, while clients ask through it; HAProxy asks /readyz f
 """
 
 import asyncio
+import os
 import shutil
 import signal
 import subprocess
@@ -42,10 +43,10 @@ backend instances
 
 
 def run(long: bool, cache: Path) -> list[Finding]:
-    findings = [_stop(cache)] if not long else [_stop(cache) for _ in range(5)]
+    findings = [_stop(cache) for _ in range(5 if long else 1)]
     together = [row for rows in zip(*findings, strict=True) for row in [_worst(list(rows))]]
     if shutil.which("haproxy"):
-        together.append(_rolling_restart(4 if long else 1, cache))
+        together.append(_rolling_restart(8 if long else 1, cache))
     return together
 
 
@@ -56,13 +57,17 @@ def _worst(same: list[Finding]) -> Finding:
 
 def _stop(cache: Path) -> list[Finding]:
     request = post("/v1/predict", photo(224, 224, 75), Content_Type="image/jpeg")
-    before = set(Path(tempfile.gettempdir()).glob("coordserve-*"))
-    with RunningService(workers=2, cache_dir=cache, shutdown_grace=GRACE) as service:
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        RunningService(
+            workers=2, cache_dir=cache, shutdown_grace=GRACE, environment={**os.environ, "TMPDIR": scratch}
+        ) as service,
+    ):
         service.wait_compiled()
         family = psutil.Process(service.process.pid).children(recursive=True)
         answers, unready, last_accepted = uvloop.run(_load_and_stop(service, request))
         code = service.process.wait(60)
-        left = set(Path(tempfile.gettempdir()).glob("coordserve-*")) - before
+        left = list(Path(scratch).iterdir())
         orphans = [process for process in family if process.is_running()]
     lost = [answer for answer in answers if answer.status != 200]
     return [
@@ -113,7 +118,8 @@ async def _load_and_stop(service: RunningService, request: bytes) -> tuple[list[
     return await load, unready, last
 
 
-def _rolling_restart(rounds: int, cache: Path) -> Finding:
+def _rolling_restart(restarts: int, cache: Path) -> Finding:
+    """Of one instance, then the other, then the first again."""
     request = post("/v1/predict", photo(224, 224, 75), Content_Type="image/jpeg")
     ports = [free_port() for _ in range(3)]
     settings = {"workers": 1, "cache_dir": cache, "shutdown_grace": GRACE}
@@ -123,15 +129,17 @@ def _rolling_restart(rounds: int, cache: Path) -> Finding:
         instances = [RunningService(port=port, **settings).__enter__() for port in ports[1:]]
         balancer = subprocess.Popen(["haproxy", "-db", "-f", str(configuration)], stderr=subprocess.DEVNULL)
         try:
-            answers = uvloop.run(_load_and_restart(rounds, request, ports, instances, settings))
+            answers = uvloop.run(_load_and_restart(restarts, request, ports, instances, settings))
         finally:
             balancer.terminate()
             balancer.wait()
             for instance in instances:
-                instance.__exit__()
+                instance.process.send_signal(signal.SIGINT)  # nobody asks any more: without the grace
+            for instance in instances:
+                instance.process.wait(60)
     statuses = Counter(answer.status for answer in answers)
     return Finding(
-        f"{2 * rounds} restarts of two instances behind HAProxy under load: failed requests",
+        f"{restarts} restarts of two instances behind HAProxy under load: failed requests",
         "0",
         f"{len(answers) - statuses[200]} of {len(answers):,}"
         + "".join(f", {count} x {status}" for status, count in statuses.items() if status != 200),
@@ -140,7 +148,7 @@ def _rolling_restart(rounds: int, cache: Path) -> Finding:
 
 
 async def _load_and_restart(
-    rounds: int, request: bytes, ports: list[int], instances: list[RunningService], settings: dict
+    restarts: int, request: bytes, ports: list[int], instances: list[RunningService], settings: dict
 ) -> list[Answer]:
     going = True
     client = Client("127.0.0.1", ports[0])
@@ -153,15 +161,15 @@ async def _load_and_restart(
     await asyncio.wait_for(ready(), 30)
     load = asyncio.create_task(client.closed_loop(request, CONNECTIONS, lambda: going))
     try:
-        for _ in range(rounds):
-            for index, port in enumerate(ports[1:]):
-                await asyncio.sleep(1.0)
-                await loop.run_in_executor(None, instances[index].stop)
-                instances[index] = RunningService(port=port, **settings)
-                await loop.run_in_executor(None, instances[index].__enter__)
-                await loop.run_in_executor(
-                    None, wait_until, lambda here=instances[index]: here.get("/readyz")[0] == 200, 60, "it is ready"
-                )
+        for number in range(restarts):
+            index = number % 2
+            await asyncio.sleep(1.0)
+            await loop.run_in_executor(None, instances[index].stop)
+            instances[index] = RunningService(port=ports[1 + index], **settings)
+            await loop.run_in_executor(None, instances[index].__enter__)
+            await loop.run_in_executor(
+                None, wait_until, lambda here=instances[index]: here.get("/readyz")[0] == 200, 60, "it is ready"
+            )
         await asyncio.sleep(1.0)
     finally:
         going = False

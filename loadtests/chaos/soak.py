@@ -37,7 +37,7 @@ class Sample:
 
 
 def run(long: bool, cache: Path) -> list[Finding]:
-    seconds, kills = (1200.0, 50) if long else (8.0, 2)
+    seconds, kills = (1200.0, 50) if long else (4.0, 1)
     with RunningService(workers=2, cache_dir=cache) as service:
         service.wait_compiled()
         directory = _metrics_directory(service)

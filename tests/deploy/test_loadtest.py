@@ -3,7 +3,6 @@
 import ast
 import base64
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import pytest
 
 from loadtests.questions import NUMBERS
+from loadtests.running import free_port
 from tests.deploy.manifests import built, of_kind, one
 from tests.loadtests.between import Forward, Sent, between
 
@@ -113,9 +113,3 @@ def started(resource: dict[str, Any], root: Path, url: str, *instead: str) -> su
         stderr=subprocess.STDOUT,
         text=True,
     )
-
-
-def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from loadtests import machine
-from loadtests.compare import behaviours, page
+from loadtests.compare import behaviours, page, rounds
 from loadtests.compare.answers import OtherAnswers, difference
 from loadtests.compare.rounds import Turns
 from loadtests.compare.servers import NotStarted, Server, ours, peer
@@ -60,7 +60,10 @@ def test_a_bad_picture_and_clients_that_hang_up(service: Server, plain: Server):
     assert behaviours.hang_ups(service, PICTURE)["computed_nevertheless"] < behaviours.HANG_UPS
 
 
-def test_a_restless_server_stands_still_while_another_is_measured(service: Server, plain: Server):
+def test_a_restless_server_stands_still_while_another_is_measured(
+    service: Server, plain: Server, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(rounds, "IDLE_SECONDS", 0.1)
     turns = Turns([service, plain])
     turns.idle_cores["fastapi"] = 0.5
 

@@ -18,6 +18,7 @@ from loadtests.running import RunningService, wait_until
 from service import connection
 from service.bodies import BODIES
 from tests.conftest import DIGITS
+from tests.service.faulty_device import service_on
 
 SEVEN = (DIGITS / "dejavu-sans-7.png").read_bytes()
 HEAD = b"POST /v1/predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: %d\r\n" % len(SEVEN)
@@ -25,9 +26,9 @@ REQUEST = HEAD + b"\r\n" + SEVEN
 
 
 @pytest.fixture(scope="module")
-def service(compiled_cache: Path) -> Iterator[RunningService]:
+def service(compiled_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
     """One worker, whose batches wait 0.3 s, so that there is a time in which its requests are inside."""
-    with RunningService(workers=1, cache_dir=compiled_cache, max_delay_ms=300) as running:
+    with service_on(tmp_path_factory.mktemp("no") / "fault", compiled_cache, max_delay_ms=300) as running:
         yield running
 
 
@@ -357,8 +358,8 @@ def test_bodies_that_are_held_are_bounded_together(compiled_cache: Path):
         wait_until(goes_on, 10, "there is room again")
 
 
-def test_the_end_does_not_wait_for_a_body_that_never_comes(compiled_cache: Path):
-    with RunningService(workers=1, cache_dir=compiled_cache) as service, connect(service) as client:
+def test_the_end_does_not_wait_for_a_body_that_never_comes(fault: Path, compiled_cache: Path):
+    with service_on(fault, compiled_cache) as service, connect(service) as client:
         client.sendall(HEAD + b"X-Request-Timeout: 600\r\n\r\n" + SEVEN[:20])
         wait_until(lambda: service.get("/healthz")[0] == 200, 10, "the worker has had its turn")
         service.process.terminate()

@@ -1,4 +1,4 @@
-"""A service whose device fails on demand."""
+"""A service whose device fails on demand, and which is not patient."""
 
 import os
 from pathlib import Path

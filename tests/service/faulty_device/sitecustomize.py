@@ -2,6 +2,8 @@
 
 Python imports this at its start where the folder is in PYTHONPATH. `sticky`: what PyTorch raises after a CUDA error,
 for every batch; `memory N`: batches of more than N images do not fit; `slow S`: a batch takes S seconds.
+
+The service loses patience sooner than others do, so that no test waits for it longer than it must.
 """
 
 import os
@@ -28,3 +30,14 @@ if "service.engine" in sys.orig_argv:
         return compute(self, images)
 
     Form._compute = failing
+
+elif "service.worker" in sys.orig_argv:
+    from service import connection
+
+    connection.HEAD_SECONDS = connection.DRAIN_SECONDS = 3.0
+
+elif "serve" in sys.orig_argv:
+    from service import supervisor
+
+    supervisor.STUCK_SECONDS = 5.0
+    supervisor.FIRST_BACKOFF_SECONDS = 0.1
