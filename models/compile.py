@@ -24,7 +24,7 @@ from torch import Tensor
 from torch._C._aoti import AOTIModelPackageLoader
 
 from models import directory as model_directory
-from models import private
+from models import fused, private
 from models.config import CONFIG_FILE
 from models.inference import Classifier, check_images, for_inference
 
@@ -47,7 +47,10 @@ SINGLE_THREAD_MULTIPLY_ADDS = 20_000_000
 _OURS = f"chown the cache to user {os.getuid()} and chmod it go-w, or name another --cache-dir"
 
 # What the arithmetic depends on: a change of these files must not find an older package.
-SOURCES = (Path(__file__).with_name("inference.py"), *sorted((Path(__file__).parent / "networks").glob("*.py")))
+SOURCES = (
+    *(Path(__file__).with_name(name) for name in ("inference.py", "fused.py", "coordatt.cpp")),
+    *sorted((Path(__file__).parent / "networks").glob("*.py")),
+)
 
 
 class PackageRefused(Exception):
@@ -115,6 +118,8 @@ def compile_package(cache: Path, directory: Path, target: Target) -> Path:
             scores = reference(images)
         _, network = model_directory.load(directory)
         served = for_inference(network, config, target.torch_dtype).to(target.device)
+        if target.device == "cpu":
+            fused.fuse(served)
         started = time.monotonic()
         _export(served, images.to(target.device), unfinished / PACKAGE_FILE)
         save_file({"images": images, "scores": scores}, unfinished / CHECK_FILE)
@@ -236,7 +241,12 @@ def _export(classifier: Classifier, images: Tensor, path: Path) -> None:
             program,
             package_path=str(path),
             # Precompiled headers would be taken from a folder under /tmp that anybody may have made.
-            inductor_configs={"freezing": True, "compile_threads": 1, "aot_inductor.precompile_headers": False},
+            inductor_configs={
+                "freezing": True,
+                "compile_threads": 1,
+                "aot_inductor.precompile_headers": False,
+                **(fused.inductor_configs() if images.device.type == "cpu" else {}),
+            },
         )
 
 
