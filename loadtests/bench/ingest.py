@@ -37,8 +37,8 @@ def compare(name: str, preprocessing: Preprocessing, rounds: int, seconds: float
     """Milliseconds of CPU a picture, as a worker does it and as Pillow does."""
     data = encoded(name)
     ways = {
-        "worker": partial(_milliseconds, lambda: Picture(data).pixels(preprocessing), seconds),
-        "pillow": partial(_milliseconds, lambda: with_pillow(data, preprocessing), seconds),
+        "worker": partial(milliseconds, lambda: Picture(data).pixels(preprocessing), seconds),
+        "pillow": partial(milliseconds, lambda: with_pillow(data, preprocessing), seconds),
     }
     found = in_turns(ways, rounds)
     return {
@@ -51,7 +51,7 @@ def compare(name: str, preprocessing: Preprocessing, rounds: int, seconds: float
     }
 
 
-def _milliseconds(work: Callable[[], object], seconds: float) -> float:
+def milliseconds(work: Callable[[], object], seconds: float) -> float:
     """Of this thread's CPU, a call; about `seconds` of calls."""
     work()
     calls, started = 0, time.thread_time()

@@ -14,20 +14,24 @@ from typing import Any
 import httpx
 
 from loadtests import machine, wrk
+from loadtests.bench.ingest import milliseconds
 from loadtests.compare import behaviours, page
 from loadtests.compare.answers import OtherAnswers, difference
 from loadtests.compare.environments import ENVIRONMENTS, make, version
 from loadtests.compare.rounds import SUSTAINED, Turns, closed, figures, opened
-from loadtests.compare.servers import PEERS, NotStarted, Server, ours, peer
+from loadtests.compare.servers import PEERS, NotStarted, ours, peer
 from loadtests.compare.settings import SETTINGS, Setting
 from loadtests.networks import compiled, imagenet_sized
 from loadtests.pictures import encoded_blots, photo
 from models import compile as compiler
-from models.config import BUNDLED_MODEL
+from models.config import BUNDLED_MODEL, read_config
+from models.images import Picture
+from service import allocator
 
 # What is the same for every run: compiled packages and the network with random weights.
 KEPT = ENVIRONMENTS.parent / "compare"
 CHECKED = 8
+DECODED_SECONDS = 0.5
 
 
 def main() -> int:
@@ -100,10 +104,12 @@ def compare(
                 report["left_out"][name] = f"{setting.name}: {error}"
                 say(f"without {name}: {error}")
         turns = Turns(servers)
+        card = httpx.get(f"http://127.0.0.1:{service.port}/v1/models").json()["models"][0]
         say("closed loop")
         found: dict[str, Any] = {
             "picture_bytes": len(picture),
-            "batch_cap": batch_cap(service),
+            "batch_cap": card["batch_cap"],
+            "least_cpu_ms": least_cpu_ms(model, picture, card),
             "idle_cores": turns.idle_cores,
             "differences": differences,
             "closed": turns.measure(rounds, lambda server: closed(server, picture, seconds, Path(folder))),
@@ -127,8 +133,12 @@ def network(setting: Setting) -> Path:
     return made[0] if made else imagenet_sized(KEPT)
 
 
-def batch_cap(service: Server) -> int:
-    return httpx.get(f"http://127.0.0.1:{service.port}/v1/models").json()["models"][0]["batch_cap"]
+def least_cpu_ms(model: Path, picture: bytes, card: dict[str, Any]) -> float:
+    """Of the decoder and the network alone, in batches of the best size: less than any server can spend."""
+    preprocessing = read_config(model).preprocessing
+    allocator.keep_free_memory()
+    decoding = milliseconds(lambda: Picture(picture).pixels(preprocessing), DECODED_SECONDS)
+    return decoding + 1000 * card["threads"] / max(card["images_per_second"].values())
 
 
 def say(text: str) -> None:

@@ -27,7 +27,8 @@ connections of wrk), then in open loop (a Poisson process). Given are medians, l
 SECTION = """A picture of {picture_bytes:,} bytes. Open loop at {rate:,.0f} requests/s, {sustained:g} of what {best},
 the best peer, reaches in closed loop; a request without an answer after {patience:g} s counts as {patience:g} s.
 Peers make batches of up to {max_batch}, the service of up to {batch_cap}. Scores differ from the service's by at most
-{difference:.1%} of the highest."""
+{difference:.1%} of the highest. The service's decoder and the network alone take at least {least_cpu_ms:.2f} ms of CPU
+for a picture."""
 RESTLESS_NOTE = "Idle, these take more than {limit:.0%} of a core, and are stopped while others are measured: {who}."
 BEHAVIOURS = """Overload: {times:g} times what each reaches in closed loop, in open loop; neither: late, lost, or
 other errors; in vain: images computed for clients that had given up after {patience:g} s; probe: the slowest answer
@@ -118,7 +119,7 @@ def section(setting: Setting, found: dict[str, Any]) -> str:
         rows.append(f"| {name} | {' | '.join(cells)} |")
     headings = " | ".join(heading for _, heading, _, _ in FIGURES)
     text = SECTION.format(
-        **{key: found[key] for key in ("picture_bytes", "rate", "batch_cap")},
+        **{key: found[key] for key in ("picture_bytes", "rate", "batch_cap", "least_cpu_ms")},
         sustained=SUSTAINED,
         best=best_peer(found),
         patience=PATIENCE,

@@ -107,6 +107,7 @@ def report() -> dict[str, Any]:
             "small": {
                 "picture_bytes": 9000,
                 "batch_cap": 64,
+                "least_cpu_ms": 0.2,
                 "rate": 1600.0,
                 "idle_cores": {"coordserve": 0.03, "mosec": 0.0, "fastapi": 0.0},
                 "differences": {"mosec": 0.0, "fastapi": 0.0},
