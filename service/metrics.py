@@ -87,7 +87,7 @@ class EngineMetrics:
 
     def batch_started(self, images: int) -> None:
         self._batch.observe(images)
-        self._inflight.set(images)
+        self._inflight.inc(images)
 
     def waiting(self, images: int) -> None:
         self._waiting.set(images)
@@ -98,8 +98,8 @@ class EngineMetrics:
     def not_finite(self, images: int) -> None:
         self._not_finite.inc(images)
 
-    def batch_ended(self) -> None:
-        self._inflight.set(0)
+    def batch_ended(self, images: int) -> None:
+        self._inflight.dec(images)
 
     def dropped(self, reason: str, images: int) -> None:
         self._dropped.labels(reason).inc(images)
