@@ -117,8 +117,7 @@ def jit(
     images = check_images(config.preprocessing.input_size)
     with torch.inference_mode():
         expected = for_inference(network, config)(images)
-    _, network = directory.load(model)  # folding changed the first in place
-    served = for_inference(network, config, target.torch_dtype).to(target.device)
+    served = compiler.for_compiling(model, target)
     form = place(Form("jit", compiler.jit(served, cache, target.device), target))
     for _ in form.measure(staging):
         pass
