@@ -75,6 +75,33 @@ def test_the_kernels_agree_with_the_reference(
     torch.testing.assert_close(found.float(), reference(*arguments(shape)), atol=tolerance, rtol=tolerance)
 
 
+TENSORS = {"pool": "x y", "gates": "y w1 b1 w2 b2 g", "gate": "x g out"}
+BLOCKS = {"pool": {"BLOCK_C": 32, "BLOCK_W": 64}, "gates": {"BLOCK_L": 16, "BLOCK_C": 64, "BLOCK_M": 16}}
+
+
+@pytest.mark.parametrize("capability", [75, 80, 90])
+@pytest.mark.parametrize("dtype", ["fp16", "bf16"])
+@pytest.mark.parametrize("name", TENSORS)
+def test_the_kernels_compile_for_gpus_that_are_not_here(name: str, dtype: str, capability: int):
+    """Down to machine code, by the assembler that Triton brings."""
+    triton = pytest.importorskip("triton", reason="there is no triton (pip install triton)")
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from models.networks import coordatt_triton
+
+    kernel = getattr(coordatt_triton, name)
+    blocks = BLOCKS.get(name, {"BLOCK": 1024})
+    signature = {
+        argument: f"*{dtype}" if argument in TENSORS[name].split() else "constexpr" if argument in blocks else "i32"
+        for argument in kernel.arg_names
+    }
+
+    compiled = triton.compile(ASTSource(kernel, signature, constexprs=blocks), target=GPUTarget("cuda", capability, 32))
+
+    assert compiled.asm["cubin"]
+
+
 def test_export_sees_the_operator_at_any_batch_size():
     block, x = block_and_input(24, 32, 6, 6)
     batch = torch.export.Dim("batch", min=1, max=64)
