@@ -14,7 +14,7 @@ RUN python -m venv /opt/pip && python -m venv --without-pip /opt/venv
 COPY pyproject.toml constraints.txt deploy/image/requirements.py /opt/source/
 WORKDIR /opt/source
 RUN --mount=type=secret,id=pip_conf,target=/etc/pip.conf,required=false \
-    python requirements.py pyproject.toml otel > requirements.txt \
+    python requirements.py pyproject.toml otel gpu > requirements.txt \
     && case "${variant}" in \
         cpu) index=${torch_index} ;; \
         cuda) index= ;; \

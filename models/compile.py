@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -26,7 +27,7 @@ from torch._C._aoti import AOTIModelPackageLoader
 from models import directory as model_directory
 from models import fused, private
 from models.config import CONFIG_FILE
-from models.inference import Classifier, check_images, for_inference
+from models.inference import CHECKED_IMAGES, Classifier, check_images, for_inference
 
 Run = Callable[[Tensor], Tensor]
 
@@ -35,11 +36,13 @@ CHECK_FILE = "check.safetensors"  # images and the scores that eager float32 giv
 ENTRY_FILE = "entry.json"  # what the package was made for, for people
 
 # Largest |score - eager float32 score| of an image, as a part of its highest score, over check_images().
-# Measured: 2e-6 in float32; in bfloat16 0.006 to 0.06 at 224 pixels and 0.12 for the digits (docs/decisions.md).
-TOLERANCE = {"float32": 1e-3, "bfloat16": 0.25}
+# Measured: 2e-6 in float32; in bfloat16 0.006 to 0.06 at 224 pixels and 0.12 for the digits (docs/decisions.md), in
+# float16 0.009 for the digits, on a CPU.
+TOLERANCE = {"float32": 1e-3, "bfloat16": 0.25, "float16": 0.05}
 UNFINISHED = ".compiling-"
 ABANDONED_SECONDS = 3600.0  # far beyond what compiling takes
 MAX_BATCH = 1024
+MEASURED_BATCH = 64  # at which ways to compute a block are compared on a GPU: throughput is what it is for
 INDUCTOR_CACHE = "TORCHINDUCTOR_CACHE_DIR"
 # Splitting less work than this over cores costs more in synchronisation than it saves.
 SINGLE_THREAD_MULTIPLY_ADDS = 20_000_000
@@ -62,21 +65,25 @@ class Target:
     """What a package is compiled for."""
 
     device: str  # cpu or cuda
-    dtype: str  # float32 or bfloat16
+    dtype: str  # float32, bfloat16 or float16
     threads: int
 
     @property
     def torch_dtype(self) -> torch.dtype:
-        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[self.dtype]
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[self.dtype]
 
 
 def choose_target(device: str, dtype: str, cores: int, multiply_adds: int) -> Target:
-    """Resolve `auto`: the GPU where there is one; bfloat16 where it is native and the network is worth it."""
+    """Resolve `auto`: the GPU where there is one; bfloat16 where it is native and the network is worth it.
+
+    A GPU always gets half precision, float16 where it lacks bfloat16: less memory is moved.
+    """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     small = multiply_adds < SINGLE_THREAD_MULTIPLY_ADDS
     if dtype == "auto":
-        dtype = "bfloat16" if has_native_bfloat16(device) and not small else "float32"
+        other = "float16" if device == "cuda" else "float32"
+        dtype = "bfloat16" if has_native_bfloat16(device) and (device == "cuda" or not small) else other
     return Target(device, dtype, 1 if small else cores)
 
 
@@ -116,8 +123,7 @@ def compile_package(cache: Path, directory: Path, target: Target) -> Path:
         images = check_images(config.preprocessing.input_size)
         with torch.inference_mode():
             scores = reference(images)
-        _, network = model_directory.load(directory)
-        served = for_inference(network, config, target.torch_dtype).to(target.device)
+        served = for_compiling(directory, target)
         if target.device == "cpu":
             fused.fuse(served)
         started = time.monotonic()
@@ -142,6 +148,21 @@ def compile_package(cache: Path, directory: Path, target: Target) -> Path:
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return path
+
+
+def for_compiling(directory: Path, target: Target) -> Classifier:
+    """The network on its device, in the form that compiles best. Raises ModelDirectoryError.
+
+    On CUDA a Coordinate Attention block is three kernels of ours where those were just measured to be faster.
+    """
+    config, network = model_directory.load(directory)
+    served = for_inference(network, config, target.torch_dtype).to(target.device)
+    if target.device == "cuda":
+        from models.networks import coordatt_fused  # without Triton, defining the operator leaves a warning
+
+        images = check_images(config.preprocessing.input_size).repeat(MEASURED_BATCH // CHECKED_IMAGES, 1, 1, 1)
+        coordatt_fused.fuse_where_faster(served, images.to(target.device), coordatt_fused.replayed_seconds)
+    return served
 
 
 def _begin(cache: Path) -> Path:
@@ -192,7 +213,9 @@ def load_package(path: Path, target: Target) -> Run:
                 torch.set_num_threads(target.threads)
                 # What torch._inductor.aoti_load_package wraps; the wrapper imports all of Inductor first, for 1.5 to
                 # 2.7 s. By its descriptor, the file is the one that was digested, whatever has its name by now.
-                loader = AOTIModelPackageLoader(f"/proc/self/fd/{file.fileno()}", "model", False, 1, -1)
+                # Single-threaded, it synchronises nothing that a captured graph could not.
+                single_threaded = target.device == "cuda"
+                loader = AOTIModelPackageLoader(f"/proc/self/fd/{file.fileno()}", "model", single_threaded, 1, -1)
     except private.NotPrivate as error:
         raise PackageRefused(f"{error}, and compiled packages are code; {_OURS}") from error
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:  # half of it, or not ours
@@ -220,20 +243,26 @@ def refuse_disagreement(run: Run, images: Tensor, scores: Tensor, dtype: str) ->
         )
 
 
-def jit(classifier: Classifier, cache: Path) -> Run:
+def jit(classifier: Classifier, cache: Path, device: str = "cpu") -> Run:
     """torch.compile for static batch sizes; each new one compiles for 20 to 60 s when first called, and is cached.
+
+    On CUDA the fastest of several kernels is chosen for each product and convolution, and graphs are the caller's.
 
     Raises PackageRefused.
     """
     with _ours(cache):
         # Inductor loads what it finds there; its own choice is a folder under /tmp that anybody may have made.
         os.environ.setdefault(INDUCTOR_CACHE, str(cache / "inductor"))
-    return torch.compile(classifier, fullgraph=True, dynamic=False, options={"freezing": True})
+    torch._dynamo.config.recompile_limit = MAX_BATCH  # else it gives up at the ninth batch size
+    options: dict[str, Any] = {"max_autotune": True} if device == "cuda" else {"freezing": True}
+    return torch.compile(classifier, fullgraph=True, dynamic=False, options=options)
 
 
 def _export(classifier: Classifier, images: Tensor, path: Path) -> None:
     batch = torch.export.Dim("batch", min=1, max=MAX_BATCH)
     # Inductor's own files go where ours do: a read-only root or a user without a name has no other place.
+    # On CUDA the fastest of several kernels is chosen for each product and convolution.
+    options = {"max_autotune": True} if images.is_cuda else fused.inductor_configs()
     with torch.no_grad(), tempfile.TemporaryDirectory(dir=path.parent) as scratch, _inductor_cache(scratch):
         program = torch.export.export(classifier, (images,), dynamic_shapes=({0: batch},))
         # Freezing folds the weights into their final layout: 2x on a CPU.
@@ -245,7 +274,7 @@ def _export(classifier: Classifier, images: Tensor, path: Path) -> None:
                 "freezing": True,
                 "compile_threads": 1,
                 "aot_inductor.precompile_headers": False,
-                **(fused.inductor_configs() if images.device.type == "cpu" else {}),
+                **options,
             },
         )
 

@@ -2,10 +2,12 @@
 
 One thread does everything in turn: between two batches it reads its doorbells and the supervisor's
 messages; while a batch computes they wait in the sockets. (A compiled package holds the GIL anyway.)
+On a GPU batches are only sent on their way, and the thread comes back for them (pipeline.py).
 """
 
 import gc
 import logging
+import math
 import os
 import selectors
 import socket
@@ -25,7 +27,7 @@ from numpy.typing import NDArray
 from models import compile as compiler
 from models import cost, directory
 from models.config import ModelDirectoryError
-from service import control, forms, logs, process
+from service import control, cuda_device, forms, logs, overlapped, process
 from service.arena import Arena
 from service.batcher import BatchQueue, Entry
 from service.doorbell import DEFAULT_URGENCY, ORDER, REPLY, Command, Line, Status
@@ -33,6 +35,8 @@ from service.explainer import Explainer
 from service.explanations import Method, pack
 from service.forms import Form
 from service.metrics import EngineMetrics, name_process
+from service.overlapped import Overlapped
+from service.pipeline import DeviceHangs
 from service.settings import Settings, available_cores
 
 if TYPE_CHECKING:
@@ -76,6 +80,8 @@ class Engine:
         torch.set_num_threads(self._target.threads)
         self._package = compiler.package_path(settings.cache_dir, settings.model, self._target)
         self._staging = np.zeros((settings.max_batch, size, size, 3), np.uint8)
+        if self._target.device == "cuda":
+            cuda_device.pin(arena)
         self._form: Form | None = None
         self._candidate: tuple[Form, Iterator[None]] | None = None
         self._compile_state = "off"
@@ -103,13 +109,14 @@ class Engine:
                 control.send(self._channel, "alive")
                 self._metrics.waiting(len(self._queue) + len(self._explanations))
                 self._heartbeat_due = now + HEARTBEAT_SECONDS
-            wait = self._queue.wait(now, self._cap, self._settings.max_delay_ms / 1000)
-            if self._candidate or (self._explanations.wait(now, 1, 0.0) == 0.0 and wait is None):
+            wait = min(self._due(now), self._form.lands_in(now) if self._form else math.inf)
+            if self._candidate or (self._explanations.wait(now, 1, 0.0) == 0.0 and wait == math.inf):
                 wait = 0.0
-            for key, events in self._selector.select(self._heartbeat_due - now if wait is None else wait):
+            for key, events in self._selector.select(self._heartbeat_due - now if wait == math.inf else wait):
                 key.data(key.fileobj, events)
+            self._land()
             self._serve_batch()
-            if not len(self._queue):
+            if not len(self._queue) and not self._flying():
                 self._serve_explanation()
             if self._candidate:
                 self._advance_candidate(*self._candidate)
@@ -121,11 +128,12 @@ class Engine:
         mode = self._settings.compile
         try:
             if mode == "aot" and self._package.exists():
-                self._serve_as(self._measured(forms.aot(self._package, self._target)))
+                self._serve_as(self._measured(self._place(forms.aot(self._package, self._target))))
                 return
             if mode == "jit":
                 self._report(ready=False, reason="compiling the network (jit)")
-                self._serve_as(forms.jit(self._settings.model, self._target, self._staging, self._settings.cache_dir))
+                settings = self._settings
+                self._serve_as(forms.jit(settings.model, self._target, self._staging, settings.cache_dir, self._place))
                 return
         except (compiler.PackageRefused, OSError) as error:
             log.error("the compiled network may not serve: %s; serving eagerly", error)
@@ -135,9 +143,15 @@ class Engine:
         if self._compile_state == "compiling" and self._settings.wait_for_compile:
             self._report(ready=False, reason="compiling the network")
         else:
-            self._serve_as(self._measured(forms.eager(self._settings.model, self._target)))
+            self._serve_as(self._measured(self._eager()))
         if self._compile_state == "compiling":
             control.send(self._channel, "compile", **vars(self._target))
+
+    def _eager(self) -> Form:
+        return self._place(forms.eager(self._settings.model, self._target))
+
+    def _place(self, form: Form) -> Form:
+        return overlapped.placed(form, self._package, self._arena, self._settings.max_batch)
 
     def _measured(self, form: Form) -> Form:
         """Warm at every batch size, whose rates are those of the engine before if it served the same.
@@ -147,8 +161,8 @@ class Engine:
         same = {"form": form.name, **vars(self._target)}
         if all(self._former.get(name) == value for name, value in same.items()):
             known = {int(size): rate for size, rate in self._former["images_per_second"].items()}
-            for size, rate in known.items():
-                form.warm_up(self._staging[:size], rate)
+            for size in sorted(known, reverse=True):
+                form.warm_up(self._staging[:size], known[size])
         else:
             for _ in form.measure(self._staging):
                 pass
@@ -163,6 +177,7 @@ class Engine:
 
     def _advance_candidate(self, form: Form, measuring: Iterator[None]) -> None:
         """One timed batch of the form that is to take over; once all are done it does, between two batches."""
+        self._drain()
         if next(measuring, measuring) is measuring:
             self._candidate = None
             self._serve_as(form)
@@ -190,10 +205,17 @@ class Engine:
     def _cap(self) -> int:
         return self._form.cap if self._form else 0
 
+    def _due(self, now: float) -> float:
+        """Seconds until the next batch is to be started; inf when nothing waits, or the device is full."""
+        wait = self._queue.wait(now, self._cap, self._settings.max_delay_ms / 1000)
+        if wait is None:
+            return math.inf
+        return max(wait, self._form.free_in(now, len(self._queue) >= self._cap)) if self._form else wait
+
     def _serve_batch(self) -> None:
-        if not self._form or self._queue.wait(time.monotonic(), self._cap, self._settings.max_delay_ms / 1000) != 0.0:
-            return
         started = time.monotonic()
+        if not self._form or self._due(started) != 0.0:
+            return
         batch, expired = self._queue.cut(started, self._cap, self._background_cap)
         if expired:
             self._metrics.dropped("deadline", len(expired))
@@ -204,10 +226,46 @@ class Engine:
             self._alert_until = started + ALERT_SECONDS
         self._metrics.batch_started(len(batch))
         self._metrics.waiting(len(self._queue) + len(self._explanations))
-        statuses = self._compute(self._form, [entry.slot for entry in batch])
-        finished = time.monotonic()
-        self._answer(batch, statuses, len(batch), started, finished - started)
-        self._metrics.batch_ended()
+        if isinstance(self._form, Overlapped):
+            self._submit(self._form, sorted(batch, key=lambda entry: entry.slot), started)
+        else:
+            self._finish(batch, self._compute(self._form, [entry.slot for entry in batch]), started)
+
+    def _finish(self, batch: list[Entry], statuses: list[Status], started: float) -> None:
+        self._answer(batch, statuses, len(batch), started, time.monotonic() - started)
+        self._metrics.batch_ended(len(batch))
+
+    def _submit(self, form: Overlapped, batch: list[Entry], started: float) -> None:
+        """Send a batch on its way, in as many parts as fit into memory."""
+        while batch:
+            part = batch[: max(form.curve)]
+            try:
+                form.submit([entry.slot for entry in part], (part, started), time.monotonic())
+            except Exception as error:
+                if forms.out_of_memory(error) and form.shrink(len(part)):
+                    self._note_shrunk(form, len(part))
+                    continue
+                log.exception("the network failed on a batch of %d images", len(part))
+                if self._is_lost(error):
+                    raise
+                self._finish(part, [Status.FAILED] * len(part), started)
+            batch = batch[len(part) :]
+            while batch and form.full:
+                self._land()
+
+    def _land(self) -> None:
+        """Answer the batches that have come back."""
+        if isinstance(self._form, Overlapped):
+            for (batch, started), scores in self._form.pipeline.landed(time.monotonic()):
+                self._finish(batch, self._hand_over([entry.slot for entry in batch], scores), started)
+
+    def _drain(self) -> None:
+        """Wait for what is on its way."""
+        while self._flying():
+            self._land()
+
+    def _flying(self) -> bool:
+        return self._form is not None and self._form.lands_in(time.monotonic()) != math.inf
 
     def _background_cap(self, others: int) -> int:
         """Background work fills the padding beside others; alone it keeps the device only for a short while."""
@@ -261,6 +319,11 @@ class Engine:
             if self._is_lost(error):
                 raise
             return [Status.FAILED] * images
+        return self._hand_over(slots, scores)
+
+    def _hand_over(self, slots: list[int], scores: forms.Scores) -> list[Status]:
+        """Scores of a batch into its slots; what each image is answered."""
+        images = len(slots)
         self._arena.scores[slots] = scores
         finite: NDArray[np.bool_] = np.all(np.isfinite(scores), axis=1)
         if finite.all():
@@ -280,8 +343,9 @@ class Engine:
         self._metrics.not_finite(bad)
 
     def _is_lost(self, error: Exception) -> bool:
-        """Whether only a new process gets rid of an error: those of CUDA are sticky."""
-        return isinstance(error, torch.AcceleratorError) or self._target.device == "cuda"
+        """Whether only a new process gets rid of an error: those of CUDA are sticky, but for want of memory."""
+        on_cuda = self._target.device == "cuda" and not forms.out_of_memory(error)
+        return isinstance(error, torch.AcceleratorError) or on_cuda
 
     def _answer(
         self, entries: list[Entry], statuses: list[Status], batch_size: int, started: float, seconds: float
@@ -348,12 +412,12 @@ class Engine:
         try:
             if error:
                 raise compiler.PackageRefused(error)
-            form = forms.aot(self._package, self._target)
+            form = self._place(forms.aot(self._package, self._target))
         except (compiler.PackageRefused, OSError) as refusal:
             log.error("no compiled network: %s", refusal)
             self._compile_state = f"refused: {refusal}"
             if not self._form:
-                self._form = self._measured(forms.eager(self._settings.model, self._target))
+                self._form = self._measured(self._eager())
             self._serve_as(self._form)
         else:
             self._candidate = (form, form.measure(self._staging))
@@ -381,6 +445,9 @@ def main() -> int:
     except ModelDirectoryError as error:
         control.send(channel, "fatal", message=str(error))
         return 1
+    except DeviceHangs as error:
+        log.error("the engine cannot go on: %s", error)
+        os._exit(1)  # an orderly end would wait for the device
     except Exception:
         log.exception("the engine cannot go on")
         return 1

@@ -1,6 +1,7 @@
 """The forms a network is served in: eager, compiled ahead of time (aot), or compiled at start-up (jit)."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -41,6 +42,14 @@ class Form:
         At any other size kernels would be prepared first, for 10 to 30 ms, at the expense of whoever sent the batch.
         """
         return min(size for size in self.curve if size >= images)
+
+    def free_in(self, now: float, full: bool) -> float:
+        """Seconds until the next batch should be started: whenever the loop comes by, the device is free."""
+        return 0.0
+
+    def lands_in(self, now: float) -> float:
+        """Seconds until a batch that was started comes back; inf when none is on its way."""
+        return math.inf
 
     def quick(self) -> int:
         """The most images that take at most PATIENCE times as long as one."""
@@ -96,18 +105,20 @@ def aot(package: Path, target: Target) -> Form:
     return Form("aot", compiler.load_package(package, target), target)
 
 
-def jit(model: Path, target: Target, staging: Images, cache: Path) -> Form:
+def jit(
+    model: Path, target: Target, staging: Images, cache: Path, place: Callable[[Form], Form] = lambda form: form
+) -> Form:
     """torch.compile, every batch size compiled and measured (minutes); what was compiled is cached.
 
+    place: makes of it what is measured and served.
     Raises PackageRefused, ModelDirectoryError. From then on a batch of another size is an error and not a compilation.
     """
     config, network = directory.load(model)
     images = check_images(config.preprocessing.input_size)
     with torch.inference_mode():
         expected = for_inference(network, config)(images)
-    _, network = directory.load(model)  # folding changed the first in place
-    served = for_inference(network, config, target.torch_dtype).to(target.device)
-    form = Form("jit", compiler.jit(served, cache), target)
+    served = compiler.for_compiling(model, target)
+    form = place(Form("jit", compiler.jit(served, cache, target.device), target))
     for _ in form.measure(staging):
         pass
     torch.compiler.set_stance("fail_on_recompile")

@@ -87,7 +87,7 @@ class EngineMetrics:
 
     def batch_started(self, images: int) -> None:
         self._batch.observe(images)
-        self._inflight.set(images)
+        self._inflight.inc(images)
 
     def waiting(self, images: int) -> None:
         self._waiting.set(images)
@@ -98,11 +98,41 @@ class EngineMetrics:
     def not_finite(self, images: int) -> None:
         self._not_finite.inc(images)
 
-    def batch_ended(self) -> None:
-        self._inflight.set(0)
+    def batch_ended(self, images: int) -> None:
+        self._inflight.dec(images)
 
     def dropped(self, reason: str, images: int) -> None:
         self._dropped.labels(reason).inc(images)
+
+
+class GpuMetrics:
+    """What is seen of GPUs; `gpu` is a UUID, of a MIG slice its own. What is not known is NaN."""
+
+    def __init__(self) -> None:
+        registry = CollectorRegistry()
+
+        def gauge(name: str, text: str) -> Gauge:
+            return Gauge(f"coordserve_gpu_{name}", text, ["gpu", "name"], multiprocess_mode="sum", registry=registry)
+
+        self._gauges = {
+            "up": gauge("up", "1 while the GPU answers its driver"),
+            "used": gauge("memory_used_bytes", "Memory in use, by anybody"),
+            "total": gauge("memory_total_bytes", "Memory there is"),
+            "utilisation": gauge(
+                "utilization_ratio", "Part of the time in which a kernel ran; not known of MIG slices"
+            ),
+            "clock": gauge("clock_hertz", "Clock of the multiprocessors"),
+        }
+        self._errors = Counter(
+            "coordserve_gpu_xid_errors", "XID errors that the driver reported", ["gpu"], registry=registry
+        )
+
+    def seen(self, gpu: str, name: str, **values: float) -> None:
+        for key, value in values.items():
+            self._gauges[key].labels(gpu, name).set(value)
+
+    def errors(self, gpu: str, count: int) -> None:
+        self._errors.labels(gpu).inc(count)
 
 
 class StatusCollector(Collector):

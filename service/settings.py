@@ -46,8 +46,10 @@ class Settings(BaseSettings):
         description=f"front-end processes (default: one a core, at most {MAX_DEFAULT_WORKERS})",
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the network runs")
-    dtype: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="arithmetic of the network; auto takes bfloat16 where the device has it and it is faster"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto",
+        description="arithmetic of the network; auto takes bfloat16 where the device has it and it is faster, "
+        "float16 on GPUs without",
     )
     compile: Literal["aot", "jit", "off"] = Field(
         "aot", description="ahead of time with a cache on disk, at start-up, or not at all"

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from models.config import read_config
-from service import api_keys, control, process
+from service import api_keys, control, gpu_watch, process
 from service.api_keys import ApiKeysError
 from service.arena import Arena
 from service.control import Message
@@ -100,6 +100,7 @@ class Supervisor:
         self._engine = Place("engine", self._start_engine)
         self._workers = [Place(f"worker {index}", self._start_worker) for index in range(settings.workers)]
         self._compiler = Place("compiler", lambda place: None)
+        self._gpu_watch = Place("gpu watch", lambda place: self._occupy(place, "service.gpu_watch", {}))
         self._announced = self._stopping = False
         self._fatal: str | None = None
         self._selector = selectors.DefaultSelector()
@@ -113,11 +114,13 @@ class Supervisor:
             self._engine.start(self._engine)
             for worker in self._workers:
                 worker.start(worker)
+            if gpu_watch.wanted(self._settings.device):
+                self._gpu_watch.start(self._gpu_watch)
             while not stopping and self._fatal is None:
                 self._turn()
             self._stop(stopping)
         finally:
-            for place in (*self._workers, self._compiler, self._engine):
+            for place in (*self._workers, self._compiler, self._gpu_watch, self._engine):
                 if place.process:
                     os.killpg(place.process.pid, signal.SIGKILL)
                     place.process.wait()
@@ -131,7 +134,7 @@ class Supervisor:
         for key, _ in self._selector.select(TICK_SECONDS):
             key.data()
         now = time.monotonic()
-        for place in (self._engine, *self._workers):
+        for place in (self._engine, *self._workers, self._gpu_watch):
             if place.process and place.last_heard is not None and now - place.last_heard > STUCK_SECONDS:
                 if place is self._engine:
                     self._tell(ready=False, recovering=self._may_wait(), reason="replacing the engine")
@@ -177,6 +180,7 @@ class Supervisor:
             if worker.channel:
                 control.send(worker.channel, "stop")
         self._turn_until_gone(self._workers, self._settings.request_timeout + STOP_SECONDS)
+        self._end(self._gpu_watch, STOP_SECONDS)
         self._end(self._engine, STOP_SECONDS)
 
     def _kill_beginners(self) -> None:
@@ -309,7 +313,7 @@ class Supervisor:
             if code != 0 and not self._stopping:
                 self._send(self._engine, "compiled", error=f"the compiler ended with code {code}; see its log above")
             return
-        if self._stopping or self._fatal is not None:
+        if self._stopping or self._fatal is not None or (place is self._gpu_watch and code == 0):
             return
         delay = 0.0 if place.crashes == 0 else min(FIRST_BACKOFF_SECONDS * 2**place.crashes, MAX_BACKOFF_SECONDS)
         may_wait = self._may_wait()

@@ -1,11 +1,13 @@
 """A real Prometheus scrapes the running service: what rules and dashboard ask for is there."""
 
 import json
+import os
 import re
 import subprocess
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ import yaml
 from loadtests.running import RunningService, free_port, wait_until
 from tests.conftest import DIGITS
 from tests.deploy.monitoring import ALERTS, RECORDED, RULES, metrics_in, need, panels
+from tests.service.test_gpu_watch import BOARD, FAKE, there_are
 
 pytestmark = pytest.mark.slow
 
@@ -40,6 +43,16 @@ class Prometheus:
             return self.ask('up{job="coordserve"}')[0]["value"][1] == "1"
         except (OSError, IndexError):
             return False
+
+
+@pytest.fixture(scope="module")
+def service(compiled_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
+    """The bundled model, beside a GPU of which only figures are seen."""
+    gpus = tmp_path_factory.mktemp("gpus") / "gpus.json"
+    there_are(gpus, BOARD)
+    environment = {**os.environ, "PYTHONPATH": str(FAKE), "FAKE_NVML": str(gpus)}
+    with RunningService(workers=2, cache_dir=compiled_cache, environment=environment) as running:
+        yield running
 
 
 @pytest.fixture(scope="module")

@@ -219,17 +219,19 @@ def test_jit_keeps_what_it_compiled_in_a_cache_of_ours(tmp_path: Path, monkeypat
     assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o700
 
 
-def test_bfloat16_stays_within_its_tolerance():
+@pytest.mark.parametrize(("name", "dtype"), [("bfloat16", torch.bfloat16), ("float16", torch.float16)])
+def test_half_precision_stays_within_its_tolerance(name: str, dtype: torch.dtype):
     config, network = directory.load(BUNDLED_MODEL)
     images = check_images(config.preprocessing.input_size)
     with torch.inference_mode():
         scores = for_inference(network, config)(images)
     _, network = directory.load(BUNDLED_MODEL)
 
-    refuse_disagreement(for_inference(network, config, torch.bfloat16), images, scores, "bfloat16")
+    served = for_inference(network, config, dtype)
+    refuse_disagreement(served, images, scores, name)
     with pytest.raises(PackageRefused):  # and it is really another arithmetic
-        refuse_disagreement(for_inference(network, config, torch.bfloat16), images, scores, "float32")
-    assert TOLERANCE["float32"] < TOLERANCE["bfloat16"]
+        refuse_disagreement(served, images, scores, "float32")
+    assert TOLERANCE["float32"] < TOLERANCE["float16"] < TOLERANCE["bfloat16"]
 
 
 def test_the_key_names_all_that_a_package_depends_on(tmp_path: Path):
@@ -249,6 +251,15 @@ def test_the_key_names_all_that_a_package_depends_on(tmp_path: Path):
 
     assert same in paths
     assert len(paths) == 4
+
+
+@pytest.mark.parametrize(("native", "dtype"), [(True, "bfloat16"), (False, "float16")])
+def test_a_gpu_gets_half_precision_of_the_kind_that_it_has(monkeypatch: pytest.MonkeyPatch, native: bool, dtype: str):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: native)
+
+    assert choose_target("cuda", "auto", cores=8, multiply_adds=300_000_000).dtype == dtype
+    assert choose_target("cuda", "auto", cores=8, multiply_adds=1_000_000).dtype == dtype
+    assert choose_target("cuda", "float32", cores=8, multiply_adds=300_000_000).dtype == "float32"
 
 
 def test_small_networks_stay_on_one_thread_in_float32():

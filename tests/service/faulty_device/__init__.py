@@ -6,7 +6,10 @@ from pathlib import Path
 from loadtests.running import RunningService
 
 
-def service_on(fault: Path, cache: Path, **settings: object) -> RunningService:
+def service_on(fault: Path, cache: Path, overlapped: bool = False, **settings: object) -> RunningService:
     """One worker, and an engine whose device fails as the file `fault` says: see sitecustomize.py beside this file."""
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "FAULT_FILE": str(fault)}
+    folders = Path(__file__).parent, Path(__file__).parents[3]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, folders)), "FAULT_FILE": str(fault)}
+    if overlapped:
+        environment["FAULT_OVERLAPPED"] = "1"
     return RunningService(workers=1, cache_dir=cache, environment=environment, **settings)

@@ -1,7 +1,8 @@
 """Makes the device of an engine fail as the file named by FAULT_FILE says, as long as it is there.
 
 Python imports this at its start where the folder is in PYTHONPATH. `sticky`: what PyTorch raises after a CUDA error,
-for every batch; `memory N`: batches of more than N images do not fit; `slow S`: a batch takes S seconds.
+for every batch; `memory N`: batches of more than N images do not fit; `slow S`: a batch takes S seconds; `hang`: it
+never comes back. With FAULT_OVERLAPPED the device is one whose batches overlap, as a GPU's do.
 
 The service loses patience sooner than others do, so that no test waits for it longer than it must.
 """
@@ -12,24 +13,53 @@ import time
 from pathlib import Path
 
 if "service.engine" in sys.orig_argv:
+    import numpy as np
     import torch
 
+    from service import overlapped, pipeline
+    from service.arena import Arena
     from service.forms import Form, Images, Scores
+    from tests.service.fake_device import FakeDevice
 
     compute = Form._compute
 
-    def failing(self: Form, images: Images) -> Scores:
-        fault = Path(os.environ["FAULT_FILE"])
-        kind, *limit = fault.read_text().split() if fault.exists() else [""]
+    def fault() -> list[str]:
+        file = Path(os.environ["FAULT_FILE"])
+        return file.read_text().split() if file.exists() else [""]
+
+    def fail(images: int) -> None:
+        kind, *limit = fault()
         if kind == "sticky":
             raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
-        if kind == "memory" and len(images) > int(limit[0]):
+        if kind == "memory" and images > int(limit[0]):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
         if kind == "slow":
             time.sleep(float(limit[0]))
+
+    def failing(self: Form, images: Images) -> Scores:
+        fail(len(images))
         return compute(self, images)
 
+    class FaultyDevice(FakeDevice):
+        def prepare(self, images: int) -> None:
+            fail(images)
+            super().prepare(images)
+
+        def launch(self, lane: int, images: int) -> None:
+            fail(images if fault()[0] == "memory" else 0)
+            super().launch(lane, images)
+
+        def done(self, lane: int, stage: pipeline.Stage) -> bool:
+            return fault()[0] != "hang" and super().done(lane, stage)
+
+    def placed(form: Form, package: Path, arena: Arena, images: int) -> Form:
+        device = FaultyDevice(arena, lambda pixels: compute(form, np.ascontiguousarray(pixels)))
+        return overlapped.Overlapped(form.name, form.run, form.target, device=device, slots=len(arena.pixels))
+
     Form._compute = failing
+    if "FAULT_OVERLAPPED" in os.environ:
+        pipeline.HANG_SECONDS = 1.0
+        overlapped.placed = placed
 
 elif "service.worker" in sys.orig_argv:
     from service import connection
