@@ -87,6 +87,13 @@ def choose_target(device: str, dtype: str, cores: int, multiply_adds: int) -> Ta
     return Target(device, dtype, 1 if small else cores)
 
 
+def configure(target: Target) -> None:
+    """Have this process compute as the target says: so many threads, and float32 that is no TF32."""
+    torch.set_num_threads(target.threads)
+    if target.device == "cuda":  # whose convolutions else round to ten bits, as far from float32 as float16
+        torch.backends.cudnn.allow_tf32 = False
+
+
 def has_native_bfloat16(device: str) -> bool:
     if device == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
@@ -117,7 +124,7 @@ def compile_package(cache: Path, directory: Path, target: Target) -> Path:
         return path
     unfinished = _begin(cache)
     try:
-        torch.set_num_threads(target.threads)
+        configure(target)
         config, network = model_directory.load(directory)
         reference = for_inference(network, config)
         images = check_images(config.preprocessing.input_size)
@@ -210,7 +217,7 @@ def load_package(path: Path, target: Target) -> Run:
             with package.file(PACKAGE_FILE) as file:
                 if hashlib.file_digest(file, "sha256").hexdigest() != json.loads(package.read(ENTRY_FILE))["sha256"]:
                     raise PackageRefused(f"{path / PACKAGE_FILE} is not the file that was compiled; remove {path}")
-                torch.set_num_threads(target.threads)
+                configure(target)
                 # What torch._inductor.aoti_load_package wraps; the wrapper imports all of Inductor first, for 1.5 to
                 # 2.7 s. By its descriptor, the file is the one that was digested, whatever has its name by now.
                 # Single-threaded, it synchronises nothing that a captured graph could not.

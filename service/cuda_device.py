@@ -46,7 +46,7 @@ class CudaDevice:
         self._runs = runs
         self._slots = torch.from_numpy(arena.pixels)
         self._streams = {stage: torch.cuda.Stream() for stage in Stage}
-        self._lanes = [Lane(images, size, classes) for _ in range(LANES)]
+        self.lanes = [Lane(images, size, classes) for _ in range(LANES)]
         # Every graph reads here, wherever its batch waited: one graph a batch size, not one a lane. Moving a batch
         # within the device takes a thousandth of the network's time.
         self._input = torch.zeros((images, size, size, 3), dtype=torch.uint8, device="cuda")
@@ -63,7 +63,7 @@ class CudaDevice:
                 best, self.chosen[images], self._graphs[images] = seconds, name, (graph, scores)
 
     def copy_in(self, lane: int, slots: Sequence[int]) -> None:
-        place, at = self._lanes[lane], 0
+        place, at = self.lanes[lane], 0
         with torch.cuda.stream(self._streams[Stage.COPY]):
             place.began[Stage.COPY].record()
             for first, count in stretches(slots):
@@ -72,7 +72,7 @@ class CudaDevice:
             place.ended[Stage.COPY].record()
 
     def launch(self, lane: int, images: int) -> None:
-        place, (graph, scores) = self._lanes[lane], self._graphs[images]
+        place, (graph, scores) = self.lanes[lane], self._graphs[images]
         with torch.cuda.stream(self._streams[Stage.COMPUTE]):
             place.ended[Stage.COPY].wait()
             place.began[Stage.COMPUTE].record()
@@ -82,7 +82,7 @@ class CudaDevice:
             place.ended[Stage.COMPUTE].record()
 
     def copy_out(self, lane: int, images: int) -> None:
-        place = self._lanes[lane]
+        place = self.lanes[lane]
         with torch.cuda.stream(self._streams[Stage.READ]):
             place.ended[Stage.COMPUTE].wait()
             place.began[Stage.READ].record()
@@ -90,14 +90,14 @@ class CudaDevice:
             place.ended[Stage.READ].record()
 
     def done(self, lane: int, stage: Stage) -> bool:
-        return self._lanes[lane].ended[stage].query()
+        return self.lanes[lane].ended[stage].query()
 
     def scores(self, lane: int, images: int) -> NDArray[np.float32]:
-        scores: NDArray[np.float32] = self._lanes[lane].answer[:images].numpy()
+        scores: NDArray[np.float32] = self.lanes[lane].answer[:images].numpy()
         return scores
 
     def seconds(self, lane: int) -> Times:
-        place = self._lanes[lane]
+        place = self.lanes[lane]
         return Times(*(place.began[stage].elapsed_time(place.ended[stage]) / 1000 for stage in Stage))
 
     def _capture(self, run: Run, images: int) -> tuple[torch.cuda.CUDAGraph, Tensor]:

@@ -47,6 +47,8 @@ log = logging.getLogger(__name__)
 HEARTBEAT_SECONDS = 0.5
 # So long after an image that is no background work, background batches are short ones.
 ALERT_SECONDS = 1.0
+# While batches fly, the loop sleeps so much less, and then polls: epoll counts in milliseconds, and rounds up.
+EARLY_SECONDS = 0.001
 NO_GPU = "PyTorch finds no CUDA device; COORDSERVE_DEVICE=auto or cpu serves without one"
 
 
@@ -77,7 +79,7 @@ class Engine:
         self._target = compiler.choose_target(
             settings.device, settings.dtype, available_cores(), self._facts["multiply_adds"]
         )
-        torch.set_num_threads(self._target.threads)
+        compiler.configure(self._target)
         self._package = compiler.package_path(settings.cache_dir, settings.model, self._target)
         self._staging = np.zeros((settings.max_batch, size, size, 3), np.uint8)
         if self._target.device == "cuda":
@@ -109,7 +111,8 @@ class Engine:
                 control.send(self._channel, "alive")
                 self._metrics.waiting(len(self._queue) + len(self._explanations))
                 self._heartbeat_due = now + HEARTBEAT_SECONDS
-            wait = min(self._due(now), self._form.lands_in(now) if self._form else math.inf)
+            lands = self._form.lands_in(now) if self._form else math.inf
+            wait = self._due(now) if lands == math.inf else max(0.0, min(self._due(now), lands) - EARLY_SECONDS)
             if self._candidate or (self._explanations.wait(now, 1, 0.0) == 0.0 and wait == math.inf):
                 wait = 0.0
             for key, events in self._selector.select(self._heartbeat_due - now if wait == math.inf else wait):
@@ -210,7 +213,7 @@ class Engine:
         wait = self._queue.wait(now, self._cap, self._settings.max_delay_ms / 1000)
         if wait is None:
             return math.inf
-        return max(wait, self._form.free_in(now, len(self._queue) >= self._cap)) if self._form else wait
+        return max(wait, self._form.free_in(now, len(self._queue))) if self._form else wait
 
     def _serve_batch(self) -> None:
         started = time.monotonic()

@@ -43,8 +43,8 @@ class Form:
         """
         return min(size for size in self.curve if size >= images)
 
-    def free_in(self, now: float, full: bool) -> float:
-        """Seconds until the next batch should be started: whenever the loop comes by, the device is free."""
+    def free_in(self, now: float, waiting: int) -> float:
+        """Seconds until a batch of what waits should be started: whenever the loop comes by, the device is free."""
         return 0.0
 
     def lands_in(self, now: float) -> float:

@@ -59,8 +59,9 @@ class Overlapped(Form):
         self.pipeline.times = {size: self.pipeline.times[size] for size in self.curve}
         return shrunk
 
-    def free_in(self, now: float, full: bool) -> float:
-        return self.pipeline.free_in(now, full)
+    def free_in(self, now: float, waiting: int) -> float:
+        cap = self.cap
+        return self.pipeline.free_in(now, self.padded(min(waiting, cap)), full=waiting >= cap)
 
     def lands_in(self, now: float) -> float:
         return self.pipeline.lands_in(now)

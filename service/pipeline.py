@@ -21,8 +21,6 @@ LANES = 3  # places on the device for a batch's pixels and scores: one for each 
 AHEAD = 2
 # Far beyond what a batch takes, and what the supervisor gives a process that is silent.
 HANG_SECONDS = 10.0
-# The loop may sleep until so long before a batch is expected: epoll counts in milliseconds, and rounds up.
-EARLY_SECONDS = 0.001
 
 Ticket = TypeVar("Ticket")
 
@@ -99,8 +97,8 @@ class Pipeline(Generic[Ticket]):
     def __len__(self) -> int:
         return len(self._flights)
 
-    def free_in(self, now: float, full: bool) -> float:
-        """Seconds until the next batch should be submitted; inf: once another has landed, or has been computed.
+    def free_in(self, now: float, size: int, full: bool) -> float:
+        """Seconds until a batch of `size` should be submitted; inf: once another has landed, or has been computed.
 
         A full batch gains nothing by waiting. Any other may still grow until the device is about to have nothing to do.
         """
@@ -108,12 +106,11 @@ class Pipeline(Generic[Ticket]):
             return math.inf
         if full or not self._flights:
             return 0.0
-        copy = max(times.copy for times in self.times.values())
-        return max(0.0, self._busy_until - copy - now)
+        return max(0.0, self._busy_until - self.times[size].copy - now)
 
     def lands_in(self, now: float) -> float:
-        """Seconds that may be slept, for all that is expected to land; inf when nothing flies."""
-        return max(0.0, self._flights[0].lands - EARLY_SECONDS - now) if self._flights else math.inf
+        """Seconds until a batch is expected to land; inf when nothing flies."""
+        return max(0.0, self._flights[0].lands - now) if self._flights else math.inf
 
     def submit(self, slots: Sequence[int], size: int, ticket: Ticket, now: float) -> None:
         """Send the images of the slots on their way, computed at batch size `size`; a lane must be free.

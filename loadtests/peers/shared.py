@@ -27,6 +27,7 @@ WARM_RUNS = 3
 
 MODEL = read_config(Path(os.environ["PEER_MODEL"]))
 PACKAGE = Path(os.environ["PEER_PACKAGE"])  # in the cache
+DEVICE = PACKAGE.name.partition("-")[0]  # cpu or cuda
 DECODER = os.environ["PEER_DECODER"]  # ours, or pillow
 MAX_BATCH = int(os.environ["PEER_MAX_BATCH"])
 PORT = int(os.environ["PEER_PORT"])
@@ -93,4 +94,4 @@ class Network:
 
     def _scores(self, padded: int) -> NDArray[np.float32]:
         with self._torch.inference_mode():
-            return self._run(self._torch.from_numpy(self._staging[:padded])).numpy()
+            return self._run(self._torch.from_numpy(self._staging[:padded]).to(DEVICE)).cpu().numpy()

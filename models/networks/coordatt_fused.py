@@ -12,14 +12,17 @@ from torch.nn import functional as F
 
 from models.networks.coordatt import CoordAtt
 
+try:
+    from models.networks.coordatt_triton import coordatt as kernels
+except ImportError:  # no Triton: the reference alone
+    kernels = None  # type: ignore[assignment]
+
 Seconds = Callable[[Callable[[], object]], float]
 
 
 @triton_op("coordserve::coordatt_cuda", mutates_args={})
 def fused(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
-    from models.networks import coordatt_triton
-
-    return coordatt_triton.coordatt(x, w1, b1, w2, b2, wrap_triton)
+    return kernels(x, w1, b1, w2, b2, wrap_triton)
 
 
 @fused.register_kernel("cpu")

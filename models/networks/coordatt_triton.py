@@ -105,23 +105,28 @@ def gate(x, g, out, C, H, W, BLOCK: tl.constexpr):
 
 
 def coordatt(
-    x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, wrap: Callable[[Any], Any] = lambda kernel: kernel
+    x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, wrap_triton: Callable[[Any], Any] = lambda kernel: kernel
 ) -> Tensor:
-    """As coordatt_fused.reference. wrap: what makes a kernel visible to the compiler."""
+    """As coordatt_fused.reference.
+
+    wrap_triton: torch.library's, or nothing. PyTorch finds the kernels here by that name, for the keys of its caches.
+    """
     images, channels, height, width = x.shape
     squeezed = w1.shape[0]
     x = x.permute(0, 2, 3, 1).contiguous()
     y = x.new_empty((images, height + width, channels))
     g, out = torch.empty_like(y), torch.empty_like(x)
-    wrap(pool)[(images, triton.cdiv(channels, POOL_CHANNELS))](
+    wrap_triton(pool)[(images, triton.cdiv(channels, POOL_CHANNELS))](
         x, y, channels, height, width, BLOCK_C=POOL_CHANNELS, BLOCK_W=triton.next_power_of_2(width)
     )
     blocks = triton.cdiv(height, PRODUCT) + triton.cdiv(width, PRODUCT)
-    wrap(gates)[(images, blocks)](
+    wrap_triton(gates)[(images, blocks)](
         *(y, w1, b1, w2, b2, g, channels, squeezed, height, width),
         BLOCK_L=PRODUCT,
         BLOCK_C=64,
         BLOCK_M=max(PRODUCT, triton.next_power_of_2(squeezed)),
     )
-    wrap(gate)[(images * height, triton.cdiv(width * channels, GATED))](x, g, out, channels, height, width, BLOCK=GATED)
+    wrap_triton(gate)[(images * height, triton.cdiv(width * channels, GATED))](
+        x, g, out, channels, height, width, BLOCK=GATED
+    )
     return out.permute(0, 3, 1, 2)

@@ -9,7 +9,7 @@ import shtab
 
 from models.config import ModelDirectoryError
 from service import __version__
-from service.cli import experimenting, explaining, predicting, serving, training, weights
+from service.cli import experimenting, explaining, measuring, predicting, serving, training, weights
 from service.cli.common import CommandError
 
 
@@ -33,7 +33,7 @@ def parser() -> argparse.ArgumentParser:
     root = argparse.ArgumentParser(prog="coordserve", description="Image classification with Coordinate Attention.")
     root.add_argument("--version", action="version", version=f"coordserve {__version__}")
     commands = root.add_subparsers(required=True, metavar="COMMAND")
-    for group in (serving, predicting, explaining, training, weights, experimenting):
+    for group in (serving, predicting, explaining, training, weights, experimenting, measuring):
         group.add_to(commands)
     completion = commands.add_parser("completion", help="print a script that completes commands for a shell")
     completion.add_argument("shell", choices=["bash", "zsh", "tcsh"])

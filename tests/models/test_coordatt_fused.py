@@ -102,6 +102,16 @@ def test_the_kernels_compile_for_gpus_that_are_not_here(name: str, dtype: str, c
     assert compiled.asm["cubin"]
 
 
+def test_pytorch_knows_the_kernels_of_the_operator():
+    """Else its caches would not notice when one changes."""
+    pytest.importorskip("triton", reason="there is no triton (pip install triton)")
+    from torch._library.triton import get_triton_kernels_for_op
+
+    found = {kernel.__name__ for kernel in get_triton_kernels_for_op("coordserve::coordatt_cuda")}
+
+    assert found == {"pool", "gates", "gate"}
+
+
 def test_export_sees_the_operator_at_any_batch_size():
     block, x = block_and_input(24, 32, 6, 6)
     batch = torch.export.Dim("batch", min=1, max=64)

@@ -114,6 +114,20 @@ def test_many_at_once_are_answered_each_with_its_own_scores(fault: Path, compile
     assert explained.status_code == 200
 
 
+@pytest.mark.slow
+def test_a_package_is_swapped_in_while_batches_overlap(fault: Path, tmp_path: Path):
+    with service_on(fault, tmp_path / "cache", overlapped=True) as service, ThreadPoolExecutor(4) as threads:
+        assert service.card()["form"] == "eager"
+        answers = []
+        while service.card()["form"] == "eager":
+            answers += threads.map(lambda _: ask(service), range(8))
+        answers += threads.map(lambda _: ask(service), range(8))
+
+    assert [answer.status_code for answer in answers] == [200] * len(answers)
+    assert {answer.json()["predictions"][0][0]["label"] for answer in answers} == {"seven"}
+    assert len(answers) > 8
+
+
 @either_device
 def test_an_image_that_does_not_fit_alone_fails_alone(fault: Path, compiled_cache: Path, overlapped: bool):
     with service_on(fault, compiled_cache, overlapped) as service:

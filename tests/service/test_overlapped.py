@@ -1,15 +1,20 @@
 """A form on a device with lanes: what is prepared, in which order, and what does not fit."""
 
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 import torch
 
+from loadtests.running import RunningService
 from models.compile import Target
 from service.arena import Arena
 from service.cuda_device import stretches
 from service.overlapped import Overlapped
+from tests.conftest import DIGITS
 from tests.service.fake_device import FakeDevice
 
 STAGING = np.zeros((16, 2, 2, 3), np.uint8)
@@ -102,3 +107,21 @@ def test_a_cuda_device_allocates_nothing_once_it_is_warm(tmp_path: Path):
                 assert np.abs(scores - expected[found].numpy()).max() < 0.05
 
     assert allocations() == before
+
+
+@pytest.mark.cuda
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["off", "aot"])
+def test_the_service_answers_from_a_gpu(tmp_path: Path, mode: str):
+    seven = (DIGITS / "dejavu-sans-7.png").read_bytes()
+    settings = {"device": "cuda", "compile": mode, "wait_for_compile": True, "cache_dir": tmp_path / "cache"}
+
+    with RunningService(workers=1, **settings) as service, ThreadPoolExecutor(16) as threads:
+        headers = {"Content-Type": "image/png"}
+        ask = partial(httpx.post, f"{service.url}/v1/predict", content=seven, headers=headers, timeout=60)
+        answers = [answer.json() for answer in threads.map(lambda _: ask(), range(64))]
+        card = service.card()
+
+    assert {answer["predictions"][0][0]["label"] for answer in answers} == {"seven"}
+    assert (card["device"], card["form"]) == ("cuda", "eager" if mode == "off" else "aot")
+    assert card["dtype"] in ("bfloat16", "float16")

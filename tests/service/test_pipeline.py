@@ -51,13 +51,13 @@ def test_one_is_read_back_while_the_next_computes_and_another_is_copied(arena: A
     pipeline.submit([1], 1, "b", now=0.0)
     device.finish(1, Stage.COPY)
     assert pipeline.stages() == [Stage.COMPUTE, Stage.COMPUTE]
-    assert pipeline.free_in(now=0.0, full=True) == math.inf  # there is a lane, but it would only wait there
+    assert pipeline.free_in(now=0.0, size=1, full=True) == math.inf  # there is a lane, but it would only wait there
     device.finish(2, Stage.COMPUTE)
     pipeline.submit([2], 1, "c", now=0.0)
 
     assert pipeline.stages() == [Stage.READ, Stage.COMPUTE, Stage.COPY]
     assert len(pipeline) == LANES > AHEAD
-    assert pipeline.free_in(now=0.0, full=True) == math.inf
+    assert pipeline.free_in(now=0.0, size=1, full=True) == math.inf
     assert list(pipeline.landed(now=0.1)) == []
     device.finish(2, Stage.READ)
     assert [ticket for ticket, _ in pipeline.landed(now=0.1)] == ["a"]
@@ -77,13 +77,13 @@ def test_batches_land_in_the_order_in_which_they_went(arena: Arena):
 
 def test_a_batch_that_may_still_grow_is_cut_when_the_device_is_about_to_be_free(arena: Arena):
     _, pipeline = pipeline_on(arena, Stage.COMPUTE)
-    assert pipeline.free_in(now=5.0, full=False) == 0.0
+    assert pipeline.free_in(now=5.0, size=4, full=False) == 0.0
     pipeline.submit([0, 1], 2, "a", now=5.0)  # copied until 5.001, computed until 5.011
 
-    assert pipeline.free_in(now=5.0, full=True) == 0.0
-    assert pipeline.free_in(now=5.0, full=False) == pytest.approx(0.010)
-    assert pipeline.free_in(now=5.02, full=False) == 0.0
-    assert pipeline.lands_in(now=5.0) == pytest.approx(0.0101)  # awake a millisecond before 5.0111
+    assert pipeline.free_in(now=5.0, size=4, full=True) == 0.0
+    assert pipeline.free_in(now=5.0, size=4, full=False) == pytest.approx(0.010)
+    assert pipeline.free_in(now=5.02, size=4, full=False) == 0.0
+    assert pipeline.lands_in(now=5.0) == pytest.approx(0.0111)
     assert pipeline.lands_in(now=6.0) == 0.0
 
 

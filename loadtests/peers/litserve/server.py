@@ -8,7 +8,7 @@ import litserve
 import numpy as np
 from fastapi import HTTPException, Response
 
-from loadtests.peers.shared import MAX_BATCH, PORT, BadImage, Network, Pixels, answer, decode
+from loadtests.peers.shared import DEVICE, MAX_BATCH, PORT, BadImage, Network, Pixels, answer, decode
 
 BATCH_TIMEOUT = 0.005
 HTTP_SERVERS = 2
@@ -39,7 +39,7 @@ class Classifier(litserve.LitAPI):
 
 if __name__ == "__main__":
     api = Classifier(max_batch_size=MAX_BATCH, batch_timeout=BATCH_TIMEOUT)
-    server = litserve.LitServer(api, accelerator="cpu", workers_per_device=1, fast_queue=True)
+    server = litserve.LitServer(api, accelerator=DEVICE, workers_per_device=1, fast_queue=True)
     server.run(
         host="127.0.0.1",
         port=PORT,

@@ -1,0 +1,1 @@
+"""What a CUDA device reaches with this service, a module a question: `coordserve bench device --out DIR`."""
