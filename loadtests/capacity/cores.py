@@ -1,11 +1,11 @@
-"""Cores that several processes share: each that wants to run has its part of them, and work takes the longer for it.
+"""Cores that processes take turns on, as the kernel hands them out: in slices of some milliseconds.
 
-The kernel hands out slices of a few milliseconds in turn; here they are infinitely short. The threads of one batch wait
-for one another, so that it goes on as fast as the slowest of them.
+A process that has nothing to do gives its core up at once; one that wants a core while all are taken waits for the end
+of somebody's slice. The threads of one batch wait for one another in the end.
 """
 
-import math
-from collections.abc import Generator
+from collections import deque
+from collections.abc import Generator, Hashable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,16 +14,28 @@ import simpy
 Process = Generator[simpy.Event, Any, None]
 """What SimPy runs"""
 
+# A tick of Linux at 250 Hz, as most distributions have it: earlier nobody is interrupted.
+SLICE_SECONDS = 0.004
 ROUNDING = 1e-9  # seconds of work that are none
 
 
 @dataclass(eq=False)
 class _Work:
     done: simpy.Event
+    unfinished: int
+    """threads"""
+    process: Hashable
+
+
+@dataclass(eq=False)
+class _Thread:
+    work: _Work
     left: float
-    threads: int
-    rate: float = 0.0
-    """of its seconds in each"""
+    slice_left: float = SLICE_SECONDS
+    since: float = 0.0
+    """when it was given its core"""
+    slowed: float = 1.0
+    turn: int = 0
 
 
 class Cores:
@@ -32,72 +44,99 @@ class Cores:
     def __init__(self, env: simpy.Environment, cores: int, crowded: float = 1.0) -> None:
         """crowded: how many times as long work takes while others keep the other cores busy."""
         self._env, self._cores, self._crowded = env, cores, crowded
-        self._works: list[_Work] = []
-        self._client = 0.0  # seconds that the load generator still has to run
-        self._since = 0.0
-        self._plan = 0
-        self._busy = 0
+        self._ready: deque[_Thread] = deque()
+        self._running: list[_Thread] = []
+        self._kept: dict[Hashable, float] = {}
+        """by process that may go on at this very moment, what is left of its slice"""
+        self._client_until = 0.0
+        self._client = False
         self.used = 0.0
         """seconds of cores, without the load generator's"""
 
-    def run(self, seconds: float, threads: int = 1) -> simpy.Event:
-        """An event: so much work is done; seconds as it takes on so many threads while nothing else runs."""
-        work = _Work(self._env.event(), seconds, threads)
+    def run(self, process: Hashable, seconds: float, threads: int = 1) -> simpy.Event:
+        """An event: so much work of a process is done; seconds as on so many threads while nothing else runs."""
+        work = _Work(self._env.event(), threads, process)
         if seconds <= ROUNDING:
             return work.done.succeed()
-        self._advance()
-        self._works.append(work)
-        self._schedule()
+        found = [_Thread(work, seconds) for _ in range(threads)]
+        if process in self._kept:
+            found[0].slice_left = self._kept.pop(process)
+            self._start(found.pop(0))
+        self._ready.extend(found)
+        self._dispatch()
         return work.done
 
     def client(self, seconds: float, turn: float) -> float:
         """The load generator has so much more to do, and `turn` if it was idle; seconds until it has done all."""
-        self._advance()
-        self._client += seconds + (0.0 if self._client > ROUNDING else turn)
-        self._schedule()
-        return self._client
+        now = self._env.now
+        self._client_until = max(now, self._client_until) + seconds + (0.0 if self._client else turn)
+        if not self._client:
+            self._client = True
+            if self._running and self._busy() > self._cores:
+                self._stop(self._running[-1])
+            self._wait_for_client()
+        return self._client_until - now
 
-    def _share(self, threads: int) -> float:
-        """Of a core, for each of the threads that run."""
-        cores = self._cores - (self._client > ROUNDING)
-        if threads <= cores:
-            return 1.0
-        if len(self._works) < threads and cores:  # some wait for one another
-            return 1 / -(-threads // cores)
-        return cores / threads
+    def _wait_for_client(self) -> None:
+        self._env.timeout(self._client_until - self._env.now).callbacks.append(lambda _: self._on_client())
 
-    def _slowed(self, others: int) -> float:
-        """By so many threads of others that run, too."""
-        return 1 + (self._crowded - 1) * min(1.0, others / max(1, self._cores - 1))
-
-    def _advance(self) -> None:
-        passed, self._since = self._env.now - self._since, self._env.now
-        for work in self._works:
-            work.left -= passed * work.rate
-        self._client = max(0.0, self._client - passed)
-        self.used += passed * self._busy
-
-    def _schedule(self) -> None:
-        """What runs has changed: how fast each goes on, and when the next change is due."""
-        self._plan += 1
-        client = self._client > ROUNDING
-        threads = sum(work.threads for work in self._works)
-        share = self._share(threads)
-        self._busy = min(threads, self._cores - client)
-        next_end = self._client if client else math.inf
-        for work in self._works:
-            work.rate = share / self._slowed(threads + client - work.threads)
-            if work.rate:
-                next_end = min(next_end, work.left / work.rate)
-        if next_end < math.inf:
-            plan = self._plan
-            self._env.timeout(max(0.0, next_end)).callbacks.append(lambda _: self._on_time(plan))
-
-    def _on_time(self, plan: int) -> None:
-        if plan != self._plan:  # something came between
+    def _on_client(self) -> None:
+        if self._client_until > self._env.now + ROUNDING:  # it was given more
+            self._wait_for_client()
             return
-        self._advance()
-        for work in [work for work in self._works if work.left <= ROUNDING]:
-            self._works.remove(work)
-            work.done.succeed()
-        self._schedule()
+        self._client = False
+        self._dispatch()
+
+    def _busy(self) -> int:
+        return len(self._running) + len(self._kept) + self._client
+
+    def _dispatch(self) -> None:
+        while self._ready and self._busy() < self._cores:
+            self._start(self._ready.popleft())
+
+    def _start(self, thread: _Thread) -> None:
+        others = min(1.0, self._busy() / max(1, self._cores - 1))
+        thread.slowed = 1 + (self._crowded - 1) * others
+        thread.since = self._env.now
+        thread.turn += 1
+        self._running.append(thread)
+        turn, seconds = thread.turn, min(thread.left * thread.slowed, thread.slice_left)
+        self._env.timeout(seconds).callbacks.append(lambda _: self._on_time(thread, turn))
+
+    def _stop(self, thread: _Thread) -> None:
+        """Interrupt it; it goes on first."""
+        self._leave(thread)
+        thread.turn += 1
+        self._ready.appendleft(thread)
+
+    def _leave(self, thread: _Thread) -> None:
+        self._running.remove(thread)
+        passed = self._env.now - thread.since
+        self.used += passed
+        thread.left -= passed / thread.slowed
+        thread.slice_left -= passed
+
+    def _on_time(self, thread: _Thread, turn: int) -> None:
+        if thread.turn != turn:  # it was interrupted
+            return
+        self._leave(thread)
+        if thread.left > ROUNDING:
+            thread.slice_left = SLICE_SECONDS
+            self._ready.append(thread)
+        else:
+            self._finish(thread)
+        self._dispatch()
+
+    def _finish(self, thread: _Thread) -> None:
+        work = thread.work
+        work.unfinished -= 1
+        if work.unfinished:
+            return
+        work.done.succeed()
+        if thread.slice_left > ROUNDING:  # whoever waits for the event may want to go on
+            self._kept[work.process] = thread.slice_left
+            self._env.timeout(0).callbacks.append(lambda _: self._give_up(work.process))
+
+    def _give_up(self, process: Hashable) -> None:
+        if self._kept.pop(process, None) is not None:
+            self._dispatch()

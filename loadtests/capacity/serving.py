@@ -173,15 +173,15 @@ class _Worker(_Sleeper):
         while True:
             if not (self._requests or self._replies or self._decoding):
                 yield self.sleep()
-            yield cores.run(pod.turn_seconds)
+            yield cores.run(self, pod.turn_seconds)
             replies, self._replies = self._replies, []
             for request in replies:
-                yield cores.run(pod.request_seconds / 2)
+                yield cores.run(self, pod.request_seconds / 2)
                 self._free += 1
                 simulation.answer(request)
             requests, self._requests = self._requests, []
             if requests:
-                yield cores.run(len(requests) * pod.request_seconds / 2)
+                yield cores.run(self, len(requests) * pod.request_seconds / 2)
             for request in requests:
                 if self._free:
                     self._free -= 1
@@ -191,7 +191,7 @@ class _Worker(_Sleeper):
             until = env.now + min(max(env.now - ended, SHORTEST_TURN), LONGEST_TURN)
             decoded: list[_Request] = []
             while self._decoding and (env.now < until or not decoded):
-                yield cores.run(pod.decode_seconds)
+                yield cores.run(self, pod.decode_seconds)
                 decoded.append(self._decoding.popleft())
             ended = env.now
             if decoded:
@@ -230,7 +230,7 @@ class _Engine(_Sleeper):
             left = len(self._waiting)
             self._set(left + len(batch))
             seconds = pod.batch_time(len(batch))
-            yield cores.run(seconds, pod.threads) if pod.device == "cpu" else self._env.timeout(seconds)
+            yield cores.run(self, seconds, pod.threads) if pod.device == "cpu" else self._env.timeout(seconds)
             self._set(left)  # the bells rung meanwhile are heard at the next cut
             by_worker: dict[_Worker, list[_Request]] = {}
             for request in batch:

@@ -13,7 +13,7 @@ import simpy
 from loadtests.capacity import __main__ as command
 from loadtests.capacity import arrivals, manifests, measure, plan, pod, table
 from loadtests.capacity.autoscalers import DOWN, UP, Direction, Hpa, Keda, Policy, desired_by_pods, desired_by_total
-from loadtests.capacity.cores import Cores
+from loadtests.capacity.cores import SLICE_SECONDS, Cores, Process
 from loadtests.capacity.fleet import EVICTED_SECONDS, UNHEARD_SECONDS, Cluster, Failure, Fleet, History
 from loadtests.capacity.plan import Objective
 from loadtests.capacity.pod import NotMeasuredError, Pod, PodFileError
@@ -90,25 +90,54 @@ def test_batches_take_what_waits_and_are_padded():
     assert many.rate == pytest.approx(SHARED.images_per_second[8], rel=0.05)
 
 
-def test_cores_are_shared_by_all_that_run_on_them():
+def test_processes_take_turns_on_the_cores():
     env = simpy.Environment()
     cores = Cores(env, 2)
     ends: list[float] = []
-    for _ in range(3):
-        cores.run(1.0).callbacks.append(lambda _: ends.append(env.now))
+    for process in range(3):
+        cores.run(process, 1.0).callbacks.append(lambda _: ends.append(env.now))
     env.run()
-    assert ends == pytest.approx([1.5] * 3)
+    assert ends == pytest.approx([1.5] * 3, abs=2 * SLICE_SECONDS)
     assert cores.used == pytest.approx(3)
 
 
-def test_a_batch_on_all_cores_goes_on_as_its_slowest_thread():
+def test_whoever_wants_a_core_waits_for_a_slice_to_end():
+    env = simpy.Environment()
+    cores = Cores(env, 1)
+    ends: list[float] = []
+    cores.run("long", 1.0)
+
+    def short() -> Process:
+        yield env.timeout(SLICE_SECONDS / 4)
+        for _ in range(3):  # it keeps its core from one piece of work to the next
+            yield cores.run("short", SLICE_SECONDS / 8)
+        ends.append(env.now)
+
+    env.process(short())
+    env.run()
+    assert ends == pytest.approx([SLICE_SECONDS * (1 + 3 / 8)])
+
+
+def test_a_batch_ends_with_the_last_of_its_threads():
     env = simpy.Environment()
     cores = Cores(env, 2)
     ends: list[float] = []
-    cores.run(1.0, threads=2).callbacks.append(lambda _: ends.append(env.now))
-    cores.run(0.25).callbacks.append(lambda _: ends.append(env.now))
+    cores.run("engine", 1.0, threads=2).callbacks.append(lambda _: ends.append(env.now))
+    cores.run("worker", 0.25).callbacks.append(lambda _: ends.append(env.now))
     env.run()
-    assert ends == pytest.approx([0.5, 1.25])  # half of a core for 0.5 s, then alone
+    assert ends == pytest.approx([0.375, 1.125], abs=2 * SLICE_SECONDS)  # two thirds of a core each, then alone
+
+
+def test_the_load_generator_goes_first():
+    env = simpy.Environment()
+    cores = Cores(env, 1)
+    ends: list[float] = []
+    cores.run("worker", 0.1).callbacks.append(lambda _: ends.append(env.now))
+    assert cores.client(0.02, turn=0.01) == pytest.approx(0.03)
+    assert cores.client(0.02, turn=0.01) == pytest.approx(0.05)  # it was not idle
+    env.run()
+    assert ends == pytest.approx([0.15])
+    assert cores.used == pytest.approx(0.1)
 
 
 def test_on_shared_cores_decoding_costs_throughput_and_on_a_gpu_it_does_not():
