@@ -31,6 +31,8 @@ class Answer:
     """LOST: the connection failed before a whole answer; LATE: the client gave up waiting"""
     head: bytes = field(default=b"", repr=False)
     body: bytes = field(default=b"", repr=False)
+    sent: float = 0.0
+    """seconds from the start of the load; some after `due`, because timers count in milliseconds"""
 
 
 def post(path: str, body: bytes, **headers: str) -> bytes:
@@ -128,6 +130,7 @@ class Client:
 
     async def ask(self, request: bytes, start: float, due: float, patience: float | None = None) -> Answer:
         """One request, due so many seconds after `start` of time.monotonic()."""
+        sent = time.monotonic() - start
         status, head, body = LOST, b"", b""
         connection = None
         try:
@@ -143,7 +146,7 @@ class Client:
                 connection.close()
         except OSError:
             pass
-        return Answer(due, time.monotonic() - start - due, status, head, body)
+        return Answer(due, time.monotonic() - start - due, status, head, body, sent)
 
     def _take(self) -> "_Connection | None":
         if not self._idle:

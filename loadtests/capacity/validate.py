@@ -1,7 +1,8 @@
 """The simulation beside the real service: p50 and p99 of one pod in open loop, at parts of what it can answer.
 
 The machine's speed drifts. So what it can answer is measured again before and after each load, and the times of that
-load are put at the speed that the pod file knows; the simulation gets the same part of its own capacity.
+load are put at the speed that the pod file knows. The simulated pod gets every request when the real one was sent it:
+the client's timers count in milliseconds, so that requests come in clumps. Latency counts from then.
 """
 
 from collections.abc import Sequence
@@ -88,8 +89,10 @@ async def _rounds(pod: Pod, bench: Bench, seconds: float, rounds: int) -> list[l
             before = after
             answers = good(loaded.answers)
             first = serving.WARM_UP * seconds
-            measured = [answer.seconds * speed for answer in answers if answer.due >= first]
-            simulated = simulate(pod, rate / speed, seconds * speed, turn).latencies
+            counted = [answer for answer in answers if answer.due >= first]
+            measured = [(answer.due + answer.seconds - answer.sent) * speed for answer in counted]
+            times = sorted(answer.sent * speed for answer in loaded.answers)
+            simulated = serving.open_loop(pod, times, turn).latencies
             found[index].append(
                 Compared(
                     rate / speed / pod.capacity,
