@@ -1,6 +1,7 @@
 """docs/comparison.md out of what was measured: ratios first, then every figure, then where the service loses."""
 
 import ast
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import median
@@ -71,7 +72,8 @@ def write(report: dict[str, Any]) -> str:
 def ratios(found: dict[str, Any], peer: str) -> list[float]:
     """Requests/s of the service over the peer's, of each round."""
     rounds = [one for one in found["closed"] if peer in one]
-    return [one[OURS]["requests_per_second"] / max(one[peer]["requests_per_second"], 1e-9) for one in rounds]
+    rates = [(one[OURS]["requests_per_second"], one[peer]["requests_per_second"]) for one in rounds]
+    return [ours / theirs if theirs else math.inf for ours, theirs in rates]
 
 
 def best_peer(found: dict[str, Any]) -> str:
