@@ -3,7 +3,6 @@
 import json
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +98,7 @@ def test_all_that_is_submitted_is_counted_once_it_is_back(device: FakeDevice):
 
 def test_a_floor_counts_every_product_of_the_network():
     config = read_config(BUNDLED_MODEL)
-    network = create(replace(config.network, attention="none"), 10).eval()
+    network = create(config.network.model_copy(update={"attention": "none"}), 10).eval()
     products = cost.multiply_adds(network, 32)
     images = torch.zeros(3, 32, 32, 3, dtype=torch.uint8)
 
@@ -232,6 +231,7 @@ def test_every_question_can_be_asked(compiled_cache: Path, tmp_path: Path, monke
         "models.compile.jit": lambda classifier, cache, device: classifier,
         "torch.Tensor.cuda": lambda tensor: tensor,
         "torch.cuda.empty_cache": lambda: None,
+        "torch.cuda.synchronize": lambda: None,
     }
     for name, stand_in in made_up.items():
         monkeypatch.setattr(name, stand_in)
