@@ -1,5 +1,6 @@
 """A device that fails: as after a CUDA error, or for want of memory."""
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -117,15 +118,21 @@ def test_many_at_once_are_answered_each_with_its_own_scores(fault: Path, compile
 @pytest.mark.slow
 def test_a_package_is_swapped_in_while_batches_overlap(fault: Path, tmp_path: Path):
     with service_on(fault, tmp_path / "cache", overlapped=True) as service, ThreadPoolExecutor(4) as threads:
-        assert service.card()["form"] == "eager"
-        answers = []
-        while service.card()["form"] == "eager":
-            answers += threads.map(lambda _: ask(service), range(8))
-        answers += threads.map(lambda _: ask(service), range(8))
 
-    assert [answer.status_code for answer in answers] == [200] * len(answers)
-    assert {answer.json()["predictions"][0][0]["label"] for answer in answers} == {"seven"}
-    assert len(answers) > 8
+        def found(_: int) -> tuple[int, str]:
+            answer = ask(service)
+            return answer.status_code, answer.json()["predictions"][0][0]["label"]
+
+        assert service.card()["form"] == "eager"
+        rounds, answers = 0, set()
+        while service.card()["form"] == "eager":
+            answers.update(threads.map(found, range(8)))
+            rounds += 1
+            time.sleep(0.2)  # whoever compiles needs the cores, too
+        answers.update(threads.map(found, range(8)))
+
+    assert answers == {(200, "seven")}
+    assert rounds > 0
 
 
 @either_device
