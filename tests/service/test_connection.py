@@ -371,7 +371,7 @@ def test_the_end_does_not_wait_for_a_body_that_never_comes(fault: Path, compiled
 
 def test_a_terminal_that_is_closed_ends_it_in_order(compiled_cache: Path):
     """SIGHUP."""
-    with RunningService(workers=1, cache_dir=compiled_cache, max_delay_ms=1500) as service, connect(service) as client:
+    with RunningService(workers=1, cache_dir=compiled_cache, max_delay_ms=1000) as service, connect(service) as client:
         client.sendall(REQUEST)
         wait_until(lambda: counted(service, "coordserve_slots_used") == 1, 10, "the request is inside")
         service.process.send_signal(signal.SIGHUP)
