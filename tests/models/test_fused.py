@@ -24,7 +24,8 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     fused.fuse(compiled)
     path = tmp_path_factory.mktemp("fused") / "layer.pt2"
     x = torch.zeros(2, 144, 7, 5, dtype=dtype).to(memory_format=torch.channels_last)
-    with torch.no_grad():
+    with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(path.parent))  # not a folder under /tmp that other users share
         program = torch.export.export(compiled, (x,), dynamic_shapes=({0: torch.export.Dim("n", min=1)},))
         torch._inductor.aoti_compile_and_package(
             program, package_path=str(path), inductor_configs=fused.inductor_configs()
