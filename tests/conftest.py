@@ -20,7 +20,7 @@ DIGITS = Path(__file__).parent / "data" / "digits"
 
 @pytest.fixture(autouse=True)
 def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither a developer's COORDSERVE_… variables reach a test, nor the folder that Inductor sets where it compiles."""
+    """Neither a developer's COORDSERVE_… variables reach a test, nor the folder that Inductor sets when it compiles."""
     ours = ("COORDSERVE_", "TORCHINDUCTOR_CACHE_DIR")
     for name in [name for name in os.environ if name.startswith(ours)]:
         monkeypatch.delenv(name)
