@@ -1,6 +1,7 @@
 """Every setting of the service: an environment variable COORDSERVE_…, a flag of `serve`, a row in the README."""
 
 import os
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal, Self
 
@@ -10,6 +11,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from models.config import BUNDLED_MODEL
 from models.images import MAX_PIXELS
 
+PREFIX = "COORDSERVE_"
 MAX_DEFAULT_WORKERS = 4
 CPU_QUOTA = (["cpu.max"], ["cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"])  # of cgroups, version 2 and 1
 
@@ -31,10 +33,17 @@ def default_cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "coordserve"
 
 
+def mistyped_variables() -> dict[str, str | None]:
+    """Variables COORDSERVE_… of the environment that no setting reads, and the one that may have been meant."""
+    settings = [PREFIX + name.upper() for name in Settings.model_fields]
+    given = [name for name in os.environ if name.upper().startswith(PREFIX) and name.upper() not in settings]
+    return {name: next(iter(get_close_matches(name.upper(), settings, n=1)), None) for name in sorted(given)}
+
+
 class Settings(BaseSettings):
     """Read once, at the edge; inside, plain arguments."""
 
-    model_config = SettingsConfigDict(env_prefix="COORDSERVE_", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
 
     model: Path = Field(BUNDLED_MODEL, description="model directory: config.json and model.safetensors")
     host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for all")

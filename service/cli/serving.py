@@ -1,16 +1,19 @@
 """`coordserve serve` and `coordserve compile`, whose flags are the settings."""
 
 import argparse
+import logging
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
 from service.cli.common import CommandError
-from service.settings import Settings
+from service.settings import PREFIX, Settings, mistyped_variables
 
 if TYPE_CHECKING:
     from service.cli.common import Commands
+
+log = logging.getLogger(__name__)
 
 COMPILE_FLAGS = ("model", "device", "dtype", "cache_dir")
 
@@ -32,6 +35,8 @@ def serve(options: argparse.Namespace) -> int:
 
     settings = _settings(options)
     logs.configure(settings.log_format, settings.log_level, "supervisor")
+    for name, meant in mistyped_variables().items():
+        log.warning("%s is set, but no setting reads it%s", name, f"; is {meant} meant?" if meant else "")
     try:
         Supervisor(settings).run()
     except StartError as error:
@@ -67,7 +72,7 @@ def _settings(options: argparse.Namespace) -> Settings:
         name = str(first["loc"][0])
         raise CommandError(
             f"setting {name} is {first['input']!r}: {first['msg']} "
-            f"(--{name.replace('_', '-')} or COORDSERVE_{name.upper()})"
+            f"(--{name.replace('_', '-')} or {PREFIX}{name.upper()})"
         ) from error
 
 

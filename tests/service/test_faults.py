@@ -260,7 +260,10 @@ def test_scores_that_are_no_numbers_are_never_a_prediction(not_a_number: Path):
 
 
 def test_settings_come_from_the_environment_and_flags_win(compiled_cache: Path):
-    environment = {**os.environ, "COORDSERVE_WORKERS": "1", "COORDSERVE_QUEUE_IMAGES": "7"}
+    environment = {**os.environ, "COORDSERVE_WORKERS": "1", "COORDSERVE_QUEUE_IMAGES": "7", "COORDSERVE_API_KEY": "x"}
     with RunningService(environment=environment, cache_dir=compiled_cache, queue_images=9) as service:
         assert len(service.children("service.worker")) == 1
+        mistyped = "COORDSERVE_API_KEY is set, but no setting reads it; is COORDSERVE_API_KEYS_FILE meant?"
+        assert service.logged(mistyped)
+        assert not service.logged("COORDSERVE_WORKERS is set")
         assert b"coordserve_slots 9.0" in service.get("/metrics")[1]
