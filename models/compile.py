@@ -51,7 +51,7 @@ _OURS = f"chown the cache to user {os.getuid()} and chmod it go-w, or name anoth
 
 # What the arithmetic depends on: a change of these files must not find an older package.
 SOURCES = (
-    *(Path(__file__).with_name(name) for name in ("inference.py", "fused.py", "coordatt.cpp")),
+    *(Path(__file__).with_name(name) for name in ("inference.py", "fused.py", *fused.SOURCES)),
     *sorted((Path(__file__).parent / "networks").glob("*.py")),
 )
 
@@ -134,7 +134,7 @@ def compile_package(cache: Path, directory: Path, target: Target) -> Path:
         if target.device == "cpu":
             fused.fuse(served)
         started = time.monotonic()
-        _export(served, images.to(target.device), unfinished / PACKAGE_FILE)
+        _export(served, images.to(target.device), target.torch_dtype, unfinished / PACKAGE_FILE)
         save_file({"images": images, "scores": scores}, unfinished / CHECK_FILE)
         entry = {
             **asdict(target),
@@ -265,11 +265,11 @@ def jit(classifier: Classifier, cache: Path, device: str = "cpu") -> Run:
     return torch.compile(classifier, fullgraph=True, dynamic=False, options=options)
 
 
-def _export(classifier: Classifier, images: Tensor, path: Path) -> None:
+def _export(classifier: Classifier, images: Tensor, dtype: torch.dtype, path: Path) -> None:
     batch = torch.export.Dim("batch", min=1, max=MAX_BATCH)
     # Inductor's own files go where ours do: a read-only root or a user without a name has no other place.
     # On CUDA the fastest of several kernels is chosen for each product and convolution.
-    options = {"max_autotune": True} if images.is_cuda else fused.inductor_configs()
+    options = {"max_autotune": True} if images.is_cuda else fused.inductor_configs(dtype)
     with torch.no_grad(), tempfile.TemporaryDirectory(dir=path.parent) as scratch, _inductor_cache(scratch):
         program = torch.export.export(classifier, (images,), dynamic_shapes=({0: batch},))
         # Freezing folds the weights into their final layout: 2x on a CPU.

@@ -214,8 +214,7 @@ extern "C" AOTITorchError aoti_torch_cpu_coordatt(
     if (error) return error;
     Block b{sizes[1], sizes[2], sizes[3], squeezed, {floats(squeeze), floats(squeeze_bias)},
             {floats(rows), floats(rows_bias)}, {floats(columns), floats(columns_bias)}};
-    if (dtype == aoti_torch_dtype_bfloat16()) attend(b, sizes[0], (uint16_t*)floats(x), (uint16_t*)floats(*out));
-    else attend(b, sizes[0], floats(x), floats(*out));
+    attend(b, sizes[0], (Scalar*)floats(x), (Scalar*)floats(*out));
     return 0;
 }
 
