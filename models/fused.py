@@ -173,23 +173,21 @@ def fuse(module: nn.Module) -> None:
 def _inverted_residual(block: InvertedResidual) -> FusedInvertedResidual | None:
     """None if there is something in it that the operator does not know."""
     layers = [layer for layer in block.conv if not isinstance(layer, nn.Identity)]
-    match layers:
-        case [Pointwise() as expand, nn.Conv2d() as depthwise, activation, *attention, Pointwise() as project]:
-            if type(expand.activation) is not type(activation):
-                return None
-        case [nn.Conv2d() as depthwise, activation, *attention, Pointwise() as project]:
-            expand = None
+    first = layers[0]
+    expand = first if isinstance(first, Pointwise) else None
+    attention: CoordAtt | None
+    match layers[1:] if expand else layers:
+        case [nn.Conv2d() as depthwise, activation, Pointwise() as project]:
+            attention = None
+        case [nn.Conv2d() as depthwise, activation, CoordAtt() as attention, Pointwise() as project]:
+            pass
         case _:
             return None
-    if type(activation) not in ACTIVATIONS or depthwise.kernel_size[0] not in KERNELS:
+    kind = type(activation)
+    known = kind in ACTIVATIONS and depthwise.kernel_size[0] in KERNELS
+    if not known or (expand and type(expand.activation) is not kind):
         return None
-    index = ACTIVATIONS.index(type(activation))
-    match attention:
-        case []:
-            return FusedInvertedResidual(expand, depthwise, index, None, project, block.shortcut)
-        case [CoordAtt() as attended]:
-            return FusedInvertedResidual(expand, depthwise, index, attended, project, block.shortcut)
-    return None
+    return FusedInvertedResidual(expand, depthwise, ACTIVATIONS.index(kind), attention, project, block.shortcut)
 
 
 def inductor_configs(dtype: torch.dtype) -> dict[str, Any]:
