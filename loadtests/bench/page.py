@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from loadtests.bench import plots
+from loadtests.bench import growth, plots
 from loadtests.bench.plots import names_of, network_name
 from loadtests.machine import sentence
 
@@ -20,6 +20,7 @@ It took {minutes:.0f} minutes. The load generators run on the same cores.
 
 Given are medians, with the least and the most in parentheses. What is compared took turns, and a ratio is of two
 turns of the same round."""
+APART = "Asked apart: {question}; {conditions} It took {minutes:.0f} minutes."
 ENGINE = """Every way computes the same batches, has as many threads as the service gives the network, and agrees
 with eager float32 as well as a package must. *aot* is what the service compiles and serves, *eager* what it serves
 meanwhile, *jit* its torch.compile with frozen weights, *torch.compile* the same without options. The last two
@@ -36,6 +37,12 @@ what it takes alone, and the rest of the worker its time less that."""
 LATENCY = """Open loop: a Poisson process of so much of the rate that {connections} connections had reached in
 closed loop just before, {seconds:g} s each. Latency counts from when a request was due. The client has priority
 over the service."""
+GROWTH = """Microseconds of CPU that the service spends on an image, in closed loop. Expected is the power of the size
+as which they may grow, 0 where they should not; measured is that of the upper half of the sizes, *worse* what is more
+than {tolerance} above it. With few connections batches are small, and an image costs the engine more. The queue is
+raised to {queue:,} images so that no connection is refused, and in its own axis is as long as the images that are asked
+at a time, {several} in a request. For classes and queue the network runs eagerly: the first is not compiled so often,
+and for the second the engine is to be slower than the worker."""
 INGEST = """CPU of one core from the encoded picture to the network's pixels, as a worker does it; and decoding,
 resizing and cropping with Pillow."""
 MEMORY = """Resident MB of the idle service, compiled; *shared once* counts once what processes share. Asked for: a
@@ -80,6 +87,7 @@ def page(report: Report, folder: str) -> str:
     parts = [
         HEAD.format(folder=folder, conditions=sentence(report), minutes=report["seconds"] / 60),
         *([SHORT] if report["short"] else []),
+        *_apart(report.get("asked_apart", {})),
         "## Ratios",
         table(["", "ratio"], _ratios(report)),
         _package_over(report),
@@ -99,6 +107,10 @@ def page(report: Report, folder: str) -> str:
         LATENCY.format(**report["latency"][0]),
         plot("latency", "p50 and p99 by offered load"),
         *map(_latency, report["latency"]),
+        "## Growth",
+        GROWTH.format(tolerance=growth.TOLERANCE, queue=growth.QUEUE, several=growth.SEVERAL),
+        plot("growth", "CPU of an image by what grows"),
+        *_growth(report["growth"]),
         "## Ingest",
         INGEST,
         plot("ingest", "CPU a picture, beside Pillow"),
@@ -116,6 +128,13 @@ def page(report: Report, folder: str) -> str:
         ),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _apart(asked: dict[str, Any]) -> Iterator[str]:
+    for name, how in asked.items():
+        yield APART.format(question=name, conditions=sentence(how), minutes=how["seconds"] / 60)
+        if how["short"]:
+            yield SHORT
 
 
 def figure(found: dict[str, float] | None) -> str:
@@ -243,6 +262,30 @@ def _latency(one: dict[str, Any]) -> str:
 
 def _times(found: dict[str, Any]) -> list[str]:
     return [figure(found[name]) for name in ("p50_ms", "p99_ms", "refused_percent")]
+
+
+def _growth(axes: list[dict[str, Any]]) -> Iterator[str]:
+    names = {"worker_us": "workers", "engine_us": "engine", "service_us": "both"}
+    yield table(
+        ["us of an image by", "expected", *(f"{name}, measured" for name in names.values()), "worse"],
+        [
+            [
+                axis["axis"],
+                f"{axis['exponent']:g}",
+                *(figure(axis["growth"][part]) for part in names),
+                ", ".join(names[part] for part in axis["worse"]),
+            ]
+            for axis in axes
+        ],
+    )
+    for axis in axes:
+        yield table(
+            [axis["axis"], "workers, us", "engine, us", "p50 ms", "waiting for the engine, images"],
+            [
+                [f"{load['size']:,}", *(figure(load[name]) for name in ("worker_us", "engine_us", "p50_ms", "waiting"))]
+                for load in axis["loads"]
+            ],
+        )
 
 
 def _ingest(rows: list[dict[str, Any]]) -> str:

@@ -33,6 +33,7 @@ def draw(report: dict[str, Any]) -> dict[str, str]:
             "engine": _svg(_engine(report["engine"]["ways"])),
             "serving": _svg(_serving(report["serving"])),
             "latency": _svg(_latency(report["latency"])),
+            "growth": _svg(_growth(report["growth"])),
             "ingest": _svg(_ingest(report["ingest"])),
         }
 
@@ -95,6 +96,27 @@ def _latency(found: list[dict[str, Any]]) -> Figure:
         axes.yaxis.set_major_formatter("{x:g}")
         axes.set(title=network_name(one["network"]), xlabel="offered, % of the closed loop's", ylabel="ms")
         axes.legend(frameon=False)
+    return figure
+
+
+def _growth(found: list[dict[str, Any]]) -> Figure:
+    """The dashed line is the most that is expected, from the middle of the sizes on."""
+    figure = Figure((9, 5.6), layout="constrained")
+    for axes, axis in zip(figure.subplots(2, len(found) // 2).flat, found, strict=True):
+        sizes = [load["size"] for load in axis["loads"]]
+        for part, colour in (("worker_us", "C0"), ("engine_us", "C1"), ("service_us", "C2")):
+            label = {"worker_us": "workers", "engine_us": "engine", "service_us": "both"}[part]
+            axes.plot(sizes, [load[part]["median"] for load in axis["loads"]], f"{colour}.-", label=label)
+            least, most = ([load[part][end] for load in axis["loads"]] for end in ("min", "max"))
+            axes.fill_between(sizes, least, most, color=colour, alpha=0.2, lw=0)
+        middle = axis["loads"][(len(sizes) - 1) // 2]
+        expected = [middle["service_us"]["median"] * (size / middle["size"]) ** axis["exponent"] for size in sizes]
+        start = sizes.index(middle["size"])
+        axes.plot(sizes[start:], expected[start:], color="grey", lw=0.8, ls="--", label="expected, at most")
+        axes.set(xscale="log", yscale="log", title=axis["axis"], ylabel="us of CPU an image")
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_major_formatter("{x:g}")
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
     return figure
 
 
