@@ -26,10 +26,10 @@ from loadtests.running import RunningService
 from models.config import BUNDLED_MODEL
 
 CONNECTIONS = 64
-QUEUE = 4096  # instead of 512, so that no connection is refused
+QUEUE = 4096  # of every service, instead of 512: nothing is refused
 FLAT, LINEAR = 0.0, 1.0
-TOLERANCE = 0.15  # of an exponent: that much two runs of the same differ
-PARTS = "worker_us", "engine_us"
+TOLERANCE = 0.15  # of an exponent: rounds on shared cores differ by as much
+PARTS = {"worker_us": "workers", "engine_us": "engine", "service_us": "both"}
 SIDES = {64: 64, 224: 224, 500: 375, 1000: 750, 2000: 1500, 4000: 3000}
 """widths and heights of the pictures, up to 12 megapixels"""
 CLASSES = 10, 100, 1000, 5000, 20_000
@@ -43,7 +43,6 @@ class Served:
 
     model: Path = BUNDLED_MODEL
     workers: int = 1
-    queue_images: int = QUEUE
     compile: str = "aot"
     dtype: str = "auto"
     one_core: bool = False
@@ -69,6 +68,8 @@ class Axis:
     exponent: float
     sizes: tuple[int, ...]
     short: tuple[int, ...]
+    largest: int
+    """how many of the sizes are judged: below, batches are small, or what grows is lost in what does not"""
     load: Callable[[int], Load]
 
 
@@ -94,22 +95,22 @@ def axes(folder: Path) -> list[list[Axis]]:
         request = post(f"/v1/predict?top_k={best or count}", photo(32, 32, 75), Content_Type="image/jpeg")
         return Load(count, Served(network(count), compile="off", dtype="float32", one_core=True), request)
 
-    def queue(images: int) -> Load:
+    def queue(images: int) -> Load:  # in the engine, which is slower than the worker unless it is compiled
         body = json.dumps({"images": [base64.b64encode(photo(32, 32, 75)).decode()] * SEVERAL})
         request = post("/v1/predict", body.encode(), Content_Type="application/json")
-        return Load(images, Served(queue_images=images, compile="off"), request, images // SEVERAL, SEVERAL)
+        return Load(images, Served(compile="off"), request, images // SEVERAL, SEVERAL)
 
     return [
         [
-            Axis("connections", FLAT, (1, 10, 100, 500, 1000, 2000), (1, 100), connections),
-            Axis("workers", FLAT, (1, 2, 3, 4), (1, 2), workers),
-            Axis("pixels of the picture", LINEAR, tuple(SIDES), (64, 1000), pixels),
+            Axis("connections", FLAT, (1, 10, 100, 500, 1000, 2000), (1, 100), 4, connections),
+            Axis("workers", FLAT, (1, 2, 3, 4), (1, 2), 4, workers),
+            Axis("pixels of the picture", LINEAR, tuple(SIDES), (64, 1000), 3, pixels),
         ],
         [
-            Axis("classes, the best 5 answered", LINEAR, CLASSES, (10, 1000), partial(classes, 5)),
-            Axis("classes, all answered", LINEAR, CLASSES, (10, 1000), partial(classes, None)),
+            Axis("classes, the best 5 answered", LINEAR, CLASSES, (10, 1000), 3, partial(classes, 5)),
+            Axis("classes, all answered", LINEAR, CLASSES, (10, 1000), 3, partial(classes, None)),
         ],
-        [Axis("images in the queue", FLAT, (16, 64, 256, 1024, 4096), (16, 64), queue)],
+        [Axis("images asked for at a time", FLAT, (16, 64, 256, 1024, 4096), (16, 64), 3, queue)],
     ]
 
 
@@ -142,7 +143,7 @@ def _service(served: Served, cache: Path) -> RunningService:
     """Not started yet."""
     settings = asdict(served)
     one_core = settings.pop("one_core")
-    service = RunningService(cache_dir=cache, **settings)
+    service = RunningService(cache_dir=cache, queue_images=QUEUE, **settings)
     if one_core:
         service.command[:0] = ["taskset", "--cpu-list", str(min(os.sched_getaffinity(0)))]
     return service
@@ -152,7 +153,8 @@ def _summary(axis: Axis, found: dict[Load, list[dict[str, float]]], batch_caps: 
     return {
         "axis": axis.name,
         "exponent": axis.exponent,
-        **judged([load.size for load in found], list(found.values()), axis.exponent),
+        **judged([load.size for load in found][-axis.largest :], list(found.values())[-axis.largest :], axis.exponent),
+        "judged": min(axis.largest, len(found)),
         "loads": [
             {
                 "size": load.size,
@@ -170,16 +172,14 @@ def _summary(axis: Axis, found: dict[Load, list[dict[str, float]]], batch_caps: 
 
 
 def judged(sizes: list[int], costs: list[list[dict[str, float]]], exponent: float) -> dict[str, Any]:
-    """The power of its size that the cost grows as in its upper half, round by round, and what grows by more.
+    """The power of its size as which the cost grows, fitted round by round, and what grows by more than `exponent`.
 
     costs: by size and round.
     """
-    upper = slice((len(sizes) - 1) // 2, None)
-    logs = np.log(sizes[upper])
     growth = {}
-    for part in (*PARTS, "service_us"):
-        rounds = np.log([[run[part] for run in runs] for runs in costs[upper]])
-        growth[part] = spread([float(slope) for slope in np.polyfit(logs, rounds, 1)[0]])
+    for part in PARTS:
+        rounds = np.log([[run[part] for run in runs] for runs in costs])
+        growth[part] = spread([float(slope) for slope in np.polyfit(np.log(sizes), rounds, 1)[0]])
     worse = [part for part, found in growth.items() if found["median"] > exponent + TOLERANCE]
     return {"growth": growth, "worse": worse}
 

@@ -37,12 +37,13 @@ what it takes alone, and the rest of the worker its time less that."""
 LATENCY = """Open loop: a Poisson process of so much of the rate that {connections} connections had reached in
 closed loop just before, {seconds:g} s each. Latency counts from when a request was due. The client has priority
 over the service."""
-GROWTH = """Microseconds of CPU that the service spends on an image, in closed loop. Expected is the power of the size
-as which they may grow, 0 where they should not; measured is that of the upper half of the sizes, *worse* what is more
-than {tolerance} above it. With few connections batches are small, and an image costs the engine more. The queue is
-raised to {queue:,} images so that no connection is refused, and in its own axis is as long as the images that are asked
-at a time, {several} in a request. For classes and queue the network runs eagerly: the first is not compiled so often,
-and for the second the engine is to be slower than the worker."""
+GROWTH = """Microseconds of CPU that the service spends on an image, in closed loop, with the queue at {queue:,} images
+instead of 512, so that nothing is refused. *Expected* is the power of the size as which they may grow at most,
+*measured* that as which they do among the largest sizes (in bold), *worse* what is more than {tolerance} above it. An
+image costs the engine more where batches are small: with few connections, or where it found small ones as fast as large
+ones when it started. The last three run eagerly, those by classes on one core: compiled, each number of classes would
+take half a minute, and the engine would be too fast for a queue; and on all cores large networks get more threads than
+small ones. Of the images asked for at a time {several} are in a request."""
 INGEST = """CPU of one core from the encoded picture to the network's pixels, as a worker does it; and decoding,
 resizing and cropping with Pillow."""
 MEMORY = """Resident MB of the idle service, compiled; *shared once* counts once what processes share. Asked for: a
@@ -265,24 +266,29 @@ def _times(found: dict[str, Any]) -> list[str]:
 
 
 def _growth(axes: list[dict[str, Any]]) -> Iterator[str]:
-    names = {"worker_us": "workers", "engine_us": "engine", "service_us": "both"}
     yield table(
-        ["us of an image by", "expected", *(f"{name}, measured" for name in names.values()), "worse"],
+        ["us of an image by", "expected", *(f"{name}, measured" for name in growth.PARTS.values()), "worse"],
         [
             [
                 axis["axis"],
                 f"{axis['exponent']:g}",
-                *(figure(axis["growth"][part]) for part in names),
-                ", ".join(names[part] for part in axis["worse"]),
+                *(figure(axis["growth"][part]) for part in growth.PARTS),
+                ", ".join(growth.PARTS[part] for part in axis["worse"]),
             ]
             for axis in axes
         ],
     )
+    names = "worker_us", "engine_us", "p50_ms", "waiting"
     for axis in axes:
+        judged = axis["loads"][-axis["judged"] :]
         yield table(
-            [axis["axis"], "workers, us", "engine, us", "p50 ms", "waiting for the engine, images"],
+            [axis["axis"], "workers, us", "engine, us", "p50 ms", "images that wait for the engine", "largest batch"],
             [
-                [f"{load['size']:,}", *(figure(load[name]) for name in ("worker_us", "engine_us", "p50_ms", "waiting"))]
+                [
+                    f"**{load['size']:,}**" if load in judged else f"{load['size']:,}",
+                    *(figure(load[name]) for name in names),
+                    str(load["batch_cap"]),
+                ]
                 for load in axis["loads"]
             ],
         )

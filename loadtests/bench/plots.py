@@ -9,6 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from loadtests.bench import growth
+
 # The same figures make the same file.
 STYLE: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "coordserve", "font.size": 9, "axes.spines.top": False}
 WAYS_WIDTH = 0.8
@@ -100,22 +102,19 @@ def _latency(found: list[dict[str, Any]]) -> Figure:
 
 
 def _growth(found: list[dict[str, Any]]) -> Figure:
-    """The dashed line is the most that is expected, from the middle of the sizes on."""
+    """Dashed: the most that is expected, among the sizes that are judged."""
     figure = Figure((9, 5.6), layout="constrained")
     for axes, axis in zip(figure.subplots(2, len(found) // 2).flat, found, strict=True):
         sizes = [load["size"] for load in axis["loads"]]
-        for part, colour in (("worker_us", "C0"), ("engine_us", "C1"), ("service_us", "C2")):
-            label = {"worker_us": "workers", "engine_us": "engine", "service_us": "both"}[part]
-            axes.plot(sizes, [load[part]["median"] for load in axis["loads"]], f"{colour}.-", label=label)
+        for place, (part, name) in enumerate(growth.PARTS.items()):
+            axes.plot(sizes, [load[part]["median"] for load in axis["loads"]], f"C{place}.-", label=name)
             least, most = ([load[part][end] for load in axis["loads"]] for end in ("min", "max"))
-            axes.fill_between(sizes, least, most, color=colour, alpha=0.2, lw=0)
-        middle = axis["loads"][(len(sizes) - 1) // 2]
-        expected = [middle["service_us"]["median"] * (size / middle["size"]) ** axis["exponent"] for size in sizes]
-        start = sizes.index(middle["size"])
-        axes.plot(sizes[start:], expected[start:], color="grey", lw=0.8, ls="--", label="expected, at most")
+            axes.fill_between(sizes, least, most, color=f"C{place}", alpha=0.2, lw=0)
+        judged = sizes[-axis["judged"] :]
+        first = axis["loads"][-axis["judged"]]["service_us"]["median"]
+        expected = [first * (size / judged[0]) ** axis["exponent"] for size in judged]
+        axes.plot(judged, expected, color="grey", lw=0.8, ls="--", label="both, expected at most")
         axes.set(xscale="log", yscale="log", title=axis["axis"], ylabel="us of CPU an image")
-        axes.xaxis.set_major_formatter("{x:g}")
-        axes.yaxis.set_major_formatter("{x:g}")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
     return figure
 
