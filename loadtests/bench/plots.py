@@ -114,7 +114,9 @@ def _growth(found: list[dict[str, Any]]) -> Figure:
         first = axis["loads"][-axis["judged"]]["service_us"]["median"]
         expected = [first * (size / judged[0]) ** axis["exponent"] for size in judged]
         axes.plot(judged, expected, color="grey", lw=0.8, ls="--", label="both, expected at most")
-        axes.set(xscale="log", yscale="log", title=axis["axis"], ylabel="us of CPU an image")
+        axes.set_xscale("log", base=2 if sizes[-1] < 10 else 10)
+        axes.set(yscale="log", title=axis["axis"], ylabel="us of CPU an image")
+        axes.xaxis.set_major_formatter("{x:g}")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
     return figure
 

@@ -46,10 +46,13 @@ def test_the_page_is_made_of_the_report_alone(report: dict[str, Any], tmp_path: 
 
 def test_a_short_run_is_not_taken_for_figures(report: dict[str, Any]):
     short = page.page({**report, "short": True}, "benchmarks")
-    whole = page.page({**report, "short": False}, "benchmarks")
+    whole = page.page({**report, "short": False, "asked_apart": {}}, "benchmarks")
+    apart = page.page({**report, "short": False}, "benchmarks")
 
     assert page.SHORT in short
     assert page.SHORT not in whole
+    assert report["asked_apart"]["growth"]["short"]
+    assert page.SHORT in apart
 
 
 @pytest.mark.parametrize(
