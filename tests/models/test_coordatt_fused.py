@@ -4,6 +4,7 @@ import importlib.util
 import subprocess
 import sys
 from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.config import Family
 from models.inference import fold_batch_norm, replace_pointwise
+from models.networks import FAMILIES
 from models.networks.coordatt import CoordAtt
 from models.networks.coordatt_fused import (
     FusedCoordAtt,
@@ -119,7 +122,7 @@ def test_the_projecting_kernels_agree_with_the_reference(
 def test_projecting_rounds_what_is_gated_as_the_block_alone_does(
     interpreted: dict[str, Tensor], shape: tuple[int, int, int, int], dtype: torch.dtype
 ):
-    """What differs is the order of a float32 sum and that only the end of it is rounded to the dtype."""
+    """What differs from its product in float32 is the order of a sum, and that its end is rounded to the dtype."""
     *_, weight, bias, shortcut = in_dtype(dtype, projected_arguments(shape))
     assert weight is not None
     assert bias is not None
@@ -167,7 +170,11 @@ def test_the_kernels_compile_for_gpus_that_are_not_here(name: str, dtype: str, c
         for argument in kernel.arg_names
     }
 
-    compiled = triton.compile(ASTSource(kernel, signature, constexprs=blocks), target=GPUTarget("cuda", capability, 32))
+    aligned = [index for index, argument in enumerate(kernel.arg_names) if argument in [*TENSORS[name].split(), "C"]]
+    attributes = {(index,): [["tt.divisibility", 16]] for index in aligned}  # what lets loads be pipelined
+    source = ASTSource(kernel, signature, constexprs=blocks, attrs=attributes)
+
+    compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32))
 
     assert compiled.asm["cubin"]
     assert compiled.metadata.shared <= SHARED_BYTES[capability]
@@ -209,11 +216,10 @@ def test_export_sees_the_operators_at_any_batch_size(block: Residual):
     x = torch.randn(3, 8, 6, 5).to(memory_format=torch.channels_last)
     batch = torch.export.Dim("batch", min=1, max=64)
 
-    for way, module in ways(block).items():
-        program = torch.export.export(module, (x,), dynamic_shapes=({0: batch},))
+    for way, operator in (("fused", "coordatt_cuda"), ("projected", "coordatt_projected_cuda")):
+        program = torch.export.export(ways(block)[way], (x,), dynamic_shapes=({0: batch},))
 
-        operator = {"fused": "coordserve.coordatt_cuda", "projected": "coordserve.coordatt_projected_cuda"}.get(way, "")
-        assert operator in str(program.graph)
+        assert f"coordserve.{operator}." in str(program.graph)
         torch.testing.assert_close(program.module()(x[:2]), block(x[:2]))
 
 
@@ -233,17 +239,29 @@ def test_a_block_is_what_was_measured_to_be_fastest():
 
     found = fuse_where_faster(network, x, lambda call: next(timed))
 
-    first = {"inductor": 1.0, "fused": 2.0, "projected": 3.0}
-    assert [found[str(index)] for index in range(3)] == [
-        first,
-        first,
-        {"inductor": 2.0, "fused": 1.0, "projected": 3.0},
-    ]
-    kinds = [type(block) for block in network]
-    assert kinds == [InvertedResidual, InvertedResidual, InvertedResidual, Projected, Projected]
-    assert [any(isinstance(layer, FusedCoordAtt) for layer in block.modules()) for block in network] == [
-        *(False, False, True, True, True)
-    ]
+    assert found["0"] == found["1"] == {"inductor": 1.0, "fused": 2.0, "projected": 3.0}
+    assert found["2"] == {"inductor": 2.0, "fused": 1.0, "projected": 3.0}
+    assert found["3"] == {"inductor": 3.0, "fused": 2.0, "projected": 1.0}
+    assert [type(block) for block in network] == [*[InvertedResidual] * 3, Projected, Projected]
+    fused = [any(isinstance(layer, FusedCoordAtt) for layer in block.modules()) for block in network]
+    assert fused == [False, False, True, True, True]
+    torch.testing.assert_close(network(x), expected)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_block_of_a_network_can_be_projected(family: Family):
+    torch.manual_seed(0)
+    network = served(FAMILIES[family](10, 0.25, "ca").features)
+    blocks = sum(isinstance(layer, CoordAtt) for layer in network.modules())
+    x = torch.randn(2, 3, 64, 64).to(memory_format=torch.channels_last)
+    expected = network(x)
+    times = {"inductor": 2.0, "fused": 2.0, "projected": 1.0}
+    timed = cycle(times.values())
+
+    found = fuse_where_faster(network, x, lambda call: next(timed))
+
+    assert list(found.values()) == [times] * blocks
+    assert sum(isinstance(layer, Projected) for layer in network.modules()) == blocks
     torch.testing.assert_close(network(x), expected)
 
 
