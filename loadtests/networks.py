@@ -8,7 +8,7 @@ from torch import nn
 from loadtests.pictures import blots
 from models import compile as compiler
 from models import cost, directory
-from models.config import ModelConfig, Network, Preprocessing
+from models.config import BUNDLED_MODEL, ModelConfig, Network, Preprocessing, read_config
 from models.inference import Classifier
 from models.networks import create
 from service.settings import available_cores
@@ -40,6 +40,18 @@ def imagenet_sized(folder: Path) -> Path:
         logits = network.eval()(normalise(torch.from_numpy(blots(8, 224, seed=9))))
         network.classifier[-1].weight *= LOGITS_SPREAD / logits.std()
     directory.save(folder / config.name, config, network)
+    return folder / config.name
+
+
+def with_classes(folder: Path, classes: int) -> Path:
+    """A model directory of the bundled network's size, with so many classes and random weights."""
+    bundled = read_config(BUNDLED_MODEL)
+    labels = tuple(f"class {index}" for index in range(classes))
+    config = ModelConfig(
+        name=f"classes_{classes}", network=bundled.network, preprocessing=bundled.preprocessing, labels=labels
+    )
+    torch.manual_seed(0)
+    directory.save(folder / config.name, config, create(config.network, classes))
     return folder / config.name
 
 

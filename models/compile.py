@@ -160,7 +160,8 @@ def compile_package(cache: Path, directory: Path, target: Target) -> Path:
 def for_compiling(directory: Path, target: Target) -> Classifier:
     """The network on its device, in the form that compiles best. Raises ModelDirectoryError.
 
-    On CUDA a Coordinate Attention block is three kernels of ours where those were just measured to be faster.
+    On CUDA Coordinate Attention is three kernels of ours, alone or with the projection behind it, in blocks where that
+    was just measured to be faster.
     """
     config, network = model_directory.load(directory)
     served = for_inference(network, config, target.torch_dtype).to(target.device)

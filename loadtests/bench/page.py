@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from loadtests.bench import plots
+from loadtests.bench import growth, plots
 from loadtests.bench.plots import names_of, network_name
 from loadtests.machine import sentence
 
@@ -20,6 +20,7 @@ It took {minutes:.0f} minutes. The load generators run on the same cores.
 
 Given are medians, with the least and the most in parentheses. What is compared took turns, and a ratio is of two
 turns of the same round."""
+APART = "Asked apart: {question}; {conditions} It took {minutes:.0f} minutes."
 ENGINE = """Every way computes the same batches, has as many threads as the service gives the network, and agrees
 with eager float32 as well as a package must. *aot* is what the service compiles and serves, *eager* what it serves
 meanwhile, *jit* its torch.compile with frozen weights, *torch.compile* the same without options. The last two
@@ -36,6 +37,13 @@ what it takes alone, and the rest of the worker its time less that."""
 LATENCY = """Open loop: a Poisson process of so much of the rate that {connections} connections had reached in
 closed loop just before, {seconds:g} s each. Latency counts from when a request was due. The client has priority
 over the service."""
+GROWTH = """Microseconds of CPU that the service spends on an image, in closed loop, with the queue at {queue:,} images
+instead of 512, so that nothing is refused. *Expected* is the power of the size as which they may grow at most,
+*measured* that as which they do among the largest sizes (in bold), *worse* what is more than {tolerance} above it. An
+image costs the engine more where batches are small: with few connections, or where it found small ones as fast as large
+ones when it started. The last three run eagerly, those by classes on one core: compiled, each number of classes would
+take half a minute, and the engine would be too fast for a queue; and on all cores large networks get more threads than
+small ones. Of the images asked for at a time {several} are in a request."""
 INGEST = """CPU of one core from the encoded picture to the network's pixels, as a worker does it; and decoding,
 resizing and cropping with Pillow."""
 MEMORY = """Resident MB of the idle service, compiled; *shared once* counts once what processes share. Asked for: a
@@ -80,6 +88,7 @@ def page(report: Report, folder: str) -> str:
     parts = [
         HEAD.format(folder=folder, conditions=sentence(report), minutes=report["seconds"] / 60),
         *([SHORT] if report["short"] else []),
+        *_apart(report.get("asked_apart", {})),
         "## Ratios",
         table(["", "ratio"], _ratios(report)),
         _package_over(report),
@@ -99,6 +108,10 @@ def page(report: Report, folder: str) -> str:
         LATENCY.format(**report["latency"][0]),
         plot("latency", "p50 and p99 by offered load"),
         *map(_latency, report["latency"]),
+        "## Growth",
+        GROWTH.format(tolerance=growth.TOLERANCE, queue=growth.QUEUE, several=growth.SEVERAL),
+        plot("growth", "CPU of an image by what grows"),
+        *_growth(report["growth"]),
         "## Ingest",
         INGEST,
         plot("ingest", "CPU a picture, beside Pillow"),
@@ -116,6 +129,13 @@ def page(report: Report, folder: str) -> str:
         ),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _apart(asked: dict[str, Any]) -> Iterator[str]:
+    for name, how in asked.items():
+        yield APART.format(question=name, conditions=sentence(how), minutes=how["seconds"] / 60)
+        if how["short"]:
+            yield SHORT
 
 
 def figure(found: dict[str, float] | None) -> str:
@@ -243,6 +263,35 @@ def _latency(one: dict[str, Any]) -> str:
 
 def _times(found: dict[str, Any]) -> list[str]:
     return [figure(found[name]) for name in ("p50_ms", "p99_ms", "refused_percent")]
+
+
+def _growth(axes: list[dict[str, Any]]) -> Iterator[str]:
+    yield table(
+        ["us of an image by", "expected", *(f"{name}, measured" for name in growth.PARTS.values()), "worse"],
+        [
+            [
+                axis["axis"],
+                f"{axis['exponent']:g}",
+                *(figure(axis["growth"][part]) for part in growth.PARTS),
+                ", ".join(growth.PARTS[part] for part in axis["worse"]),
+            ]
+            for axis in axes
+        ],
+    )
+    names = "worker_us", "engine_us", "p50_ms", "waiting"
+    for axis in axes:
+        judged = axis["loads"][-axis["judged"] :]
+        yield table(
+            [axis["axis"], "workers, us", "engine, us", "p50 ms", "images that wait for the engine", "largest batch"],
+            [
+                [
+                    f"**{load['size']:,}**" if load in judged else f"{load['size']:,}",
+                    *(figure(load[name]) for name in names),
+                    str(load["batch_cap"]),
+                ]
+                for load in axis["loads"]
+            ],
+        )
 
 
 def _ingest(rows: list[dict[str, Any]]) -> str:

@@ -9,6 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from loadtests.bench import growth
+
 # The same figures make the same file.
 STYLE: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "coordserve", "font.size": 9, "axes.spines.top": False}
 WAYS_WIDTH = 0.8
@@ -33,6 +35,7 @@ def draw(report: dict[str, Any]) -> dict[str, str]:
             "engine": _svg(_engine(report["engine"]["ways"])),
             "serving": _svg(_serving(report["serving"])),
             "latency": _svg(_latency(report["latency"])),
+            "growth": _svg(_growth(report["growth"])),
             "ingest": _svg(_ingest(report["ingest"])),
         }
 
@@ -95,6 +98,26 @@ def _latency(found: list[dict[str, Any]]) -> Figure:
         axes.yaxis.set_major_formatter("{x:g}")
         axes.set(title=network_name(one["network"]), xlabel="offered, % of the closed loop's", ylabel="ms")
         axes.legend(frameon=False)
+    return figure
+
+
+def _growth(found: list[dict[str, Any]]) -> Figure:
+    """Dashed: the most that is expected, among the sizes that are judged."""
+    figure = Figure((9, 5.6), layout="constrained")
+    for axes, axis in zip(figure.subplots(2, len(found) // 2).flat, found, strict=True):
+        sizes = [load["size"] for load in axis["loads"]]
+        for place, (part, name) in enumerate(growth.PARTS.items()):
+            axes.plot(sizes, [load[part]["median"] for load in axis["loads"]], f"C{place}.-", label=name)
+            least, most = ([load[part][end] for load in axis["loads"]] for end in ("min", "max"))
+            axes.fill_between(sizes, least, most, color=f"C{place}", alpha=0.2, lw=0)
+        judged = sizes[-axis["judged"] :]
+        first = axis["loads"][-axis["judged"]]["service_us"]["median"]
+        expected = [first * (size / judged[0]) ** axis["exponent"] for size in judged]
+        axes.plot(judged, expected, color="grey", lw=0.8, ls="--", label="both, expected at most")
+        axes.set_xscale("log", base=2 if sizes[-1] < 10 else 10)
+        axes.set(yscale="log", title=axis["axis"], ylabel="us of CPU an image")
+        axes.xaxis.set_major_formatter("{x:g}")
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
     return figure
 
 

@@ -93,7 +93,7 @@ def _attention(attention: dict[str, Any]) -> Iterator[str]:
         rates = (attention["images_per_second"][f"{name}_{size}"] for name in ("with", "without"))
         yield f"batch {size}: {' of '.join(f'{rate:.0f}' for rate in rates)} images/s, {cost:.1%} less than without"
     rows = [{"block": name, **times} for name, times in attention["blocks_ms"].items()]
-    yield from _columns(("block", "inductor", "fused"), rows)
+    yield from _columns(("block", "inductor", "fused", "projected"), rows)
 
 
 def _serving(rows: list[dict[str, Any]]) -> Iterator[str]:

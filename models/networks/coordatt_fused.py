@@ -1,8 +1,10 @@
-"""Coordinate Attention as one operator, torch.ops.coordserve.coordatt_cuda, for CUDA; and where it pays to use it.
+"""Coordinate Attention as one operator for CUDA, alone or with the projection behind it; and where that pays.
 
-On CUDA it is three Triton kernels (coordatt_triton.py), which export and compile see through; on a CPU the reference.
+torch.ops.coordserve.coordatt_cuda and coordatt_projected_cuda are three Triton kernels each (coordatt_triton.py), which
+export and compile see through; on a CPU the reference.
 """
 
+import copy
 from collections.abc import Callable
 
 import torch
@@ -10,12 +12,15 @@ from torch import Tensor, nn
 from torch.library import triton_op, wrap_triton
 from torch.nn import functional as F
 
+from models.inference import Pointwise
 from models.networks.coordatt import CoordAtt
+from models.networks.layers import Residual
 
 try:
     from models.networks.coordatt_triton import coordatt as kernels
-except ImportError:  # no Triton: the reference alone
-    kernels = None  # type: ignore[assignment]
+    from models.networks.coordatt_triton import coordatt_projected as projected_kernels
+except ImportError:  # no Triton: the references alone
+    kernels = projected_kernels = None  # type: ignore[assignment]
 
 Seconds = Callable[[Callable[[], object]], float]
 
@@ -47,6 +52,35 @@ def _(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
     return x.new_empty((images, height, width, channels)).permute(0, 3, 1, 2)
 
 
+@triton_op("coordserve::coordatt_projected_cuda", mutates_args={})
+def projected(
+    x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, weight: Tensor, bias: Tensor, shortcut: Tensor | None
+) -> Tensor:
+    return projected_kernels(x, w1, b1, w2, b2, weight, bias, shortcut, wrap_triton)
+
+
+@projected.register_kernel("cpu")
+def projected_reference(
+    x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, weight: Tensor, bias: Tensor, shortcut: Tensor | None
+) -> Tensor:
+    """What `reference` makes of x through a 1x1 convolution (weight [D, C], bias [D]): [N, D, H, W], channels_last.
+
+    shortcut [N, D, H, W]: added where there is one.
+    """
+    y = F.linear(reference(x, w1, b1, w2, b2).permute(0, 2, 3, 1), weight, bias)
+    if shortcut is not None:
+        y = y + shortcut.permute(0, 2, 3, 1)
+    return y.contiguous().permute(0, 3, 1, 2)
+
+
+@projected.register_fake
+def _(
+    x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, weight: Tensor, bias: Tensor, shortcut: Tensor | None
+) -> Tensor:
+    images, _, height, width = x.shape
+    return x.new_empty((images, height, width, weight.shape[0])).permute(0, 3, 1, 2)
+
+
 class FusedCoordAtt(nn.Module):
     """A CoordAtt, whose batch norm has been folded, by that operator."""
 
@@ -64,46 +98,92 @@ class FusedCoordAtt(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """As CoordAtt.forward."""
-        return torch.ops.coordserve.coordatt_cuda(x, self.w1, self.b1, self.w2, self.b2)
+        return torch.ops.coordserve.coordatt_cuda(x, *self.weights)
+
+    @property
+    def weights(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """As the operators take them."""
+        return self.w1, self.b1, self.w2, self.b2
 
 
-def fuse_where_faster(network: nn.Module, images: Tensor, seconds: Seconds) -> dict[str, tuple[float, float]]:
-    """Turn, in place, every CoordAtt into a FusedCoordAtt where that is faster than what Inductor makes of the block.
+class Projected(nn.Module):
+    """A Residual of which CoordAtt, the 1x1 convolution behind it and, if nothing is between, the shortcut are one."""
 
-    images: what network(images) takes, on the device, at the batch size that matters. seconds(call): what a call takes.
-    Returns seconds of both, plain and fused, by the block's name. Blocks of one shape are measured once.
+    def __init__(self, block: Residual) -> None:
+        super().__init__()
+        layers = [layer for layer in block.conv if not isinstance(layer, nn.Identity)]
+        at = [isinstance(layer, CoordAtt) for layer in layers].index(True)
+        attention, projection = layers[at : at + 2]
+        assert isinstance(attention, CoordAtt)
+        assert isinstance(projection, Pointwise)
+        assert isinstance(projection.activation, nn.Identity)
+        self.before, self.after = nn.Sequential(*layers[:at]), nn.Sequential(*layers[at + 2 :])
+        self.attention, self.projection, self.shortcut = FusedCoordAtt(attention), projection, block.shortcut
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As Residual.forward."""
+        added = x if self.shortcut and not self.after else None
+        y = torch.ops.coordserve.coordatt_projected_cuda(
+            self.before(x), *self.attention.weights, self.projection.weight, self.projection.bias, added
+        )
+        y = self.after(y)
+        return x + y if self.shortcut and added is None else y
+
+
+def ways(block: Residual) -> dict[str, nn.Module]:
+    """A block with a CoordAtt as it is, with that fused, and with that and the projection behind it fused."""
+    fused_block = copy.deepcopy(block)
+    for name, layer in fused_block.conv.named_children():
+        if isinstance(layer, CoordAtt):
+            setattr(fused_block.conv, name, FusedCoordAtt(layer))
+    return {"inductor": block, "fused": fused_block, "projected": Projected(block)}
+
+
+def fuse_where_faster(network: nn.Module, images: Tensor, seconds: Seconds) -> dict[str, dict[str, float]]:
+    """Turn, in place, every block that has a CoordAtt into the fastest of its `ways`, each compiled by Inductor.
+
+    Whole blocks, because Inductor computes what stands around attention and projection along with them.
+
+    network: as models.inference.for_inference leaves it. images: what network(images) takes, on the device, at the
+    batch size that matters. seconds(call): what a call takes.
+    Returns seconds of every way by the block's name. Blocks of one shape are measured once.
     """
-    shapes: dict[str, Tensor] = {}
+    found: dict[str, dict[str, float]] = {}
+    known: dict[tuple[object, ...], dict[str, float]] = {}
+    for name, block, x in _blocks(network, images):
+        choices = ways(block)
+        shape = (x.shape, block.stride, block.shortcut, *(parameter.shape for parameter in block.parameters()))
+        if shape not in known:
+            known[shape] = {way: _compiled_seconds(choice, x, seconds) for way, choice in choices.items()}
+        found[name] = known[shape]
+        network.set_submodule(name, choices[min(found[name], key=found[name].__getitem__)])
+    return found
 
-    def note(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        return lambda _, inputs: shapes.update({name: inputs[0]})
 
-    blocks = {name: module for name, module in network.named_modules() if isinstance(module, CoordAtt)}
-    hooks = [block.register_forward_pre_hook(note(name)) for name, block in blocks.items()]
+def _blocks(network: nn.Module, images: Tensor) -> list[tuple[str, Residual, Tensor]]:
+    """The blocks that have a CoordAtt, and what comes in there."""
+    blocks = {
+        name: module
+        for name, module in network.named_modules()
+        if isinstance(module, Residual) and any(isinstance(layer, CoordAtt) for layer in module.conv)
+    }
+    inputs: dict[nn.Module, Tensor] = {}
+    hooks = [
+        block.register_forward_pre_hook(lambda block, arguments: inputs.update({block: arguments[0]}))
+        for block in blocks.values()
+    ]
     with torch.inference_mode():
         network(images)
     for hook in hooks:
         hook.remove()
-
-    found: dict[str, tuple[float, float]] = {}
-    known: dict[tuple[int, ...], tuple[float, float]] = {}
-    for name, block in blocks.items():
-        x, fused_block = shapes.pop(name), FusedCoordAtt(block)
-        shape = (*x.shape, block.conv1.out_channels)
-        if shape not in known:
-            known[shape] = _compare(block, fused_block, x, seconds)
-        found[name] = plain, fused_ = known[shape]
-        if fused_ < plain:
-            parent, _, child = name.rpartition(".")
-            setattr(network.get_submodule(parent), child, fused_block)
-    return found
+    return [(name, block, inputs[block]) for name, block in blocks.items()]
 
 
-def _compare(plain: nn.Module, fused_block: nn.Module, x: Tensor, seconds: Seconds) -> tuple[float, float]:
+def _compiled_seconds(block: nn.Module, x: Tensor, seconds: Seconds) -> float:
     torch._dynamo.reset()  # it counts what was compiled before against a limit
+    compiled = torch.compile(block, fullgraph=True, dynamic=False, options={"max_autotune": True})  # as it is served
     with torch.inference_mode():
-        compiled = torch.compile(plain, fullgraph=True, dynamic=False)
-        return seconds(lambda: compiled(x)), seconds(lambda: fused_block(x))
+        return seconds(lambda: compiled(x))
 
 
 def replayed_seconds(call: Callable[[], object]) -> float:

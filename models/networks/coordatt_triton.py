@@ -1,6 +1,7 @@
 """Coordinate Attention in three Triton kernels; importing it needs Triton, which PyTorch's CUDA builds bring.
 
-x is read twice and written once: for both poolings, and for gating. Everything between is small: [N, H + W, C].
+x is read twice: for both poolings, and for gating. Everything between is small: [N, H + W, C]. What is gated is written
+once; or, where a 1x1 convolution follows, goes into its product and is never written.
 Memory is NHWC throughout; what is summed is summed in float32.
 """
 
@@ -15,6 +16,8 @@ from torch import Tensor
 POOL_CHANNELS = 32  # 64 bytes of bfloat16, side by side: two of a GPU's 32-byte sectors
 PRODUCT = 16  # the smallest side of a product of tiles
 GATED = 1024
+# The tiles of the projection, [pixels, channels] by [channels, out]: pipelined, they fit any GPU's shared memory.
+PIXELS, PROJECTED_CHANNELS, OUT = 64, 32, 128
 
 
 @triton.jit
@@ -104,18 +107,115 @@ def gate(x, g, out, C, H, W, BLOCK: tl.constexpr):
     tl.store(out + line * W * C + cells, (pixels * across * down).to(out.dtype.element_ty), mask=inside)
 
 
-def coordatt(
-    x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, wrap_triton: Callable[[Any], Any] = lambda kernel: kernel
-) -> Tensor:
-    """As coordatt_fused.reference.
+@triton.jit
+def project(
+    x,
+    g,
+    weight,
+    bias,
+    shortcut,
+    out,
+    P,
+    C,
+    D,
+    H,
+    W,
+    ADD: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """out = gated x @ weight.T + bias, and + shortcut if ADD: equation 9 and the 1x1 convolution behind it.
 
-    wrap_triton: torch.library's, or nothing. PyTorch finds the kernels here by that name, for the keys of its caches.
+    P: pixels of all images. x [P, C]; weight [D, C], bias [D]; shortcut and out [P, D]. What is gated is rounded to
+    x's dtype, as `gate` rounds it. A program makes some channels of some pixels; those of the same pixels are
+    neighbours, so that x is read from memory once.
     """
+    parts = tl.cdiv(D, BLOCK_D)
+    program = tl.program_id(0)
+    pixels = (program // parts).to(tl.int64) * BLOCK_P + tl.arange(0, BLOCK_P)
+    outs = program % parts * BLOCK_D + tl.arange(0, BLOCK_D)
+    lines = pixels // W
+    images = lines // H
+    down = images * W + lines  # where in g [N * (H + W), C] the gates of a pixel's row are
+    across = images * (H + W) + H + pixels % W
+    sums = tl.zeros([BLOCK_P, BLOCK_D], tl.float32)
+    for first in range(0, C, BLOCK_C):
+        channels = first + tl.arange(0, BLOCK_C)
+        inside = (pixels[:, None] < P) & (channels[None, :] < C)
+        tile = tl.load(x + pixels[:, None] * C + channels[None, :], mask=inside, other=0.0).to(tl.float32)
+        tile *= tl.load(g + across[:, None] * C + channels[None, :], mask=inside, other=0.0).to(tl.float32)
+        tile *= tl.load(g + down[:, None] * C + channels[None, :], mask=inside, other=0.0).to(tl.float32)
+        weights = tl.load(
+            weight + outs[None, :] * C + channels[:, None],
+            mask=(outs[None, :] < D) & (channels[:, None] < C),
+            other=0.0,
+        )
+        sums = tl.dot(tile.to(x.dtype.element_ty), weights, sums, input_precision="ieee")
+    sums += tl.load(bias + outs, mask=outs < D, other=0.0).to(tl.float32)[None, :]
+    cells = pixels[:, None] * D + outs[None, :]
+    inside = (pixels[:, None] < P) & (outs[None, :] < D)
+    if ADD:
+        sums += tl.load(shortcut + cells, mask=inside, other=0.0).to(tl.float32)
+    tl.store(out + cells, sums.to(out.dtype.element_ty), mask=inside)
+
+
+WrapTriton = Callable[[Any], Any]
+"""torch.library's wrap_triton, or nothing. PyTorch finds the kernels by that name, for the keys of its caches."""
+
+
+def as_it_is(kernel: Any) -> Any:
+    return kernel
+
+
+def coordatt(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, wrap_triton: WrapTriton = as_it_is) -> Tensor:
+    """As coordatt_fused.reference."""
     images, channels, height, width = x.shape
-    squeezed = w1.shape[0]
     x = x.permute(0, 2, 3, 1).contiguous()
+    g = pooled_gates(x, w1, b1, w2, b2, wrap_triton)
+    out = torch.empty_like(x)
+    wrap_triton(gate)[(images * height, triton.cdiv(width * channels, GATED))](
+        x, g, out, channels, height, width, BLOCK=GATED
+    )
+    return out.permute(0, 3, 1, 2)
+
+
+def coordatt_projected(
+    x: Tensor,
+    w1: Tensor,
+    b1: Tensor,
+    w2: Tensor,
+    b2: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    shortcut: Tensor | None,
+    wrap_triton: WrapTriton = as_it_is,
+) -> Tensor:
+    """As coordatt_fused.projected_reference."""
+    images, channels, height, width = x.shape
+    outs = weight.shape[0]
+    x = x.permute(0, 2, 3, 1).contiguous()
+    g = pooled_gates(x, w1, b1, w2, b2, wrap_triton)
+    out = x.new_empty((images, height, width, outs))
+    pixels, block = images * height * width, min(OUT, max(PRODUCT, triton.next_power_of_2(outs)))
+    wrap_triton(project)[(triton.cdiv(pixels, PIXELS) * triton.cdiv(outs, block),)](
+        *(x, g, weight, bias),
+        x if shortcut is None else shortcut.permute(0, 2, 3, 1).contiguous(),  # x stands in, and is not read
+        *(out, pixels, channels, outs, height, width),
+        ADD=shortcut is not None,
+        BLOCK_P=PIXELS,
+        BLOCK_C=PROJECTED_CHANNELS,
+        BLOCK_D=block,
+    )
+    return out.permute(0, 3, 1, 2)
+
+
+def pooled_gates(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, wrap_triton: WrapTriton) -> Tensor:
+    """The gates [N, H + W, C] of x [N, H, W, C], contiguous: those of its rows, then those of its columns."""
+    images, height, width, channels = x.shape
+    squeezed = w1.shape[0]
     y = x.new_empty((images, height + width, channels))
-    g, out = torch.empty_like(y), torch.empty_like(x)
+    g = torch.empty_like(y)
     wrap_triton(pool)[(images, triton.cdiv(channels, POOL_CHANNELS))](
         x, y, channels, height, width, BLOCK_C=POOL_CHANNELS, BLOCK_W=triton.next_power_of_2(width)
     )
@@ -126,7 +226,4 @@ def coordatt(
         BLOCK_C=64,
         BLOCK_M=max(PRODUCT, triton.next_power_of_2(squeezed)),
     )
-    wrap_triton(gate)[(images * height, triton.cdiv(width * channels, GATED))](
-        x, g, out, channels, height, width, BLOCK=GATED
-    )
-    return out.permute(0, 3, 1, 2)
+    return g

@@ -22,7 +22,18 @@ class ConvNorm(nn.Sequential, Block):
         self.stride, self.out_channels = stride, out
 
 
-class InvertedResidual(Block):
+class Residual(Block):
+    """A Block of layers in a row, with a shortcut around them where shapes allow it."""
+
+    conv: nn.Sequential
+    shortcut: bool
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [N, channels, H, W] to [N, out, H / stride, W / stride]."""
+        return x + self.conv(x) if self.shortcut else self.conv(x)
+
+
+class InvertedResidual(Residual):
     """Expand 1x1, depthwise, attention, project 1x1; the shortcut where shapes allow it (MobileNetV2, section 3.3)."""
 
     def __init__(
@@ -42,10 +53,6 @@ class InvertedResidual(Block):
         self.conv = nn.Sequential(*expand, *depthwise, *attention, *conv_norm(hidden, out, 1))
         self.shortcut = stride == 1 and channels == out
         self.stride, self.out_channels = stride, out
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x [N, channels, H, W] to [N, out, H / stride, W / stride]."""
-        return x + self.conv(x) if self.shortcut else self.conv(x)
 
 
 def conv_norm(channels: int, out: int, kernel: int, stride: int = 1, groups: int = 1) -> tuple[nn.Module, nn.Module]:

@@ -3,12 +3,12 @@
 import math
 from typing import NamedTuple
 
-from torch import Tensor, nn
+from torch import nn
 
 from models.config import Attention
 from models.networks.attention import attention as attend
 from models.networks.convnet import ConvNet
-from models.networks.layers import Block, ConvNorm, conv_norm, divisible
+from models.networks.layers import Block, ConvNorm, Residual, conv_norm, divisible
 
 
 class Stage(NamedTuple):
@@ -60,7 +60,7 @@ class MobileNeXt(ConvNet):
         super().__init__(blocks, nn.Identity(), channels, num_classes, DROPOUT)
 
 
-class Sandglass(Block):
+class Sandglass(Residual):
     """Depthwise 3x3 on the wide ends, 1x1 down and up between them, shortcut between the wide ends (section 3.2)."""
 
     def __init__(
@@ -75,7 +75,3 @@ class Sandglass(Block):
         self.conv = nn.Sequential(*first, *conv_norm(channels, hidden, 1), *ConvNorm(hidden, out, 1), *last)
         self.shortcut = stride == 1 and channels == out
         self.stride, self.out_channels = stride, out
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x [N, channels, H, W] to [N, out, H / stride, W / stride]."""
-        return x + self.conv(x) if self.shortcut else self.conv(x)

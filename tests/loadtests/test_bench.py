@@ -5,19 +5,21 @@ import os
 import shutil
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 
 from loadtests import machine, networks
-from loadtests.bench import engine, ingest, latency, page, serving, start_up
+from loadtests.bench import __main__ as bench
+from loadtests.bench import engine, growth, ingest, latency, page, serving, start_up
 from loadtests.bench.rivals import COMPILING, RIVALS, Subject
 from loadtests.networks import IMAGENET
 from loadtests.pictures import with_pillow
 from models.config import BUNDLED_MODEL
 from models.images import Picture
 
-RECORDED = Path(__file__).parent / "bench.json"  # python -m loadtests.bench --short
+RECORDED = Path(__file__).parent / "bench.json"  # python -m loadtests.bench --short, then --short --only growth
 needs_wrk = pytest.mark.skipif(not shutil.which("wrk"), reason="there is no wrk (Debian: apt-get install wrk)")
 
 
@@ -38,16 +40,19 @@ def test_the_page_is_made_of_the_report_alone(report: dict[str, Any], tmp_path: 
     assert text.index("## Ratios") < text.index("7.12 (6.50 to 8.00)") < text.index("## Engine")
     assert "[bench.json](benchmarks/bench.json)" in text
     plots = [tmp_path / name for name in _linked(text)]
-    assert len(plots) == 4
+    assert len(plots) == 5
     assert all(plot.read_text().startswith("<?xml") for plot in plots)
 
 
 def test_a_short_run_is_not_taken_for_figures(report: dict[str, Any]):
     short = page.page({**report, "short": True}, "benchmarks")
-    whole = page.page({**report, "short": False}, "benchmarks")
+    whole = page.page({**report, "short": False, "asked_apart": {}}, "benchmarks")
+    apart = page.page({**report, "short": False}, "benchmarks")
 
     assert page.SHORT in short
     assert page.SHORT not in whole
+    assert report["asked_apart"]["growth"]["short"]
+    assert page.SHORT in apart
 
 
 @pytest.mark.parametrize(
@@ -65,6 +70,24 @@ def test_figures(found: dict[str, float] | None, text: str):
 
 def test_the_same_report_makes_the_same_plots(report: dict[str, Any]):
     assert page.plots.draw(report) == page.plots.draw(report)
+
+
+def test_a_question_that_was_asked_apart_says_when_and_where(report: dict[str, Any]):
+    apart = {**report, "date": "2031-02-03", "seconds": 180, "short": False}
+
+    text = page.page({**report, "asked_apart": {"growth": apart}}, "benchmarks")
+
+    assert "Asked apart: growth; 2031-02-03" in text
+
+
+def test_asking_one_question_needs_the_others_answers(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    with (
+        patch("sys.argv", ["bench", "--only", "growth", "--out", str(tmp_path / "page.md")]),
+        pytest.raises(SystemExit, match="2"),
+    ):
+        bench.main()
+
+    assert "page/bench.json with the other answers" in capsys.readouterr().err
 
 
 def test_what_is_not_installed_has_no_version():
@@ -144,6 +167,48 @@ def test_start_up_with_and_without_a_package(compiled_cache: Path):
     found = start_up.run(compiled_cache, short=True)
 
     assert set(found) == set(page.START_UP)
+
+
+@pytest.mark.parametrize(
+    ("growing", "expected", "worse"),
+    [
+        ("nothing", growth.FLAT, []),
+        ("a twentieth a size", growth.FLAT, []),
+        ("engine", growth.FLAT, ["engine_us", "service_us"]),
+        ("engine", growth.LINEAR, []),
+        ("engine squared", growth.LINEAR, ["engine_us", "service_us"]),
+    ],
+)
+def test_what_grows_by_more_than_expected_is_found(growing: str, expected: float, worse: list[str]):
+    sizes = [500, 1000, 2000]
+    engine_us = {
+        "nothing": lambda size: 100.0,
+        "a twentieth a size": lambda size: 100.0 * size**0.05,
+        "engine": lambda size: 1.0 * size,
+        "engine squared": lambda size: 0.01 * size**2,
+    }[growing]
+    rounds = [[_cost(300.0, noise * engine_us(size)) for noise in (0.95, 1.0, 1.05)] for size in sizes]
+
+    found = growth.judged(sizes, rounds, expected)
+
+    assert found["worse"] == worse
+    assert found["growth"]["worker_us"]["median"] == 0
+
+
+def _cost(worker_us: float, engine_us: float) -> dict[str, float]:
+    return {"worker_us": worker_us, "engine_us": engine_us, "service_us": worker_us + engine_us}
+
+
+@pytest.mark.slow
+def test_growth_along_every_axis(compiled_cache: Path):
+    found = growth.run(compiled_cache, short=True)
+
+    by_name = {axis["axis"]: axis["loads"] for axis in found}
+    assert [load["size"] for load in by_name["connections"]] == [1, 100]
+    assert [load["workers"] for load in by_name["workers"]] == [1, 2]
+    assert all(load[part]["median"] > 0 for loads in by_name.values() for load in loads for part in growth.PARTS)
+    few, many = by_name["images asked for at a time"]
+    assert few["waiting"]["median"] < many["waiting"]["median"] <= many["size"]
 
 
 def _linked(text: str) -> list[str]:
