@@ -21,7 +21,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as safetensors_load
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch._C._aoti import AOTIModelPackageLoader
 
 from models import directory as model_directory
@@ -51,7 +51,8 @@ _OURS = f"chown the cache to user {os.getuid()} and chmod it go-w, or name anoth
 
 # What the arithmetic depends on: a change of these files must not find an older package.
 SOURCES = (
-    *(Path(__file__).with_name(name) for name in ("inference.py", "fused.py", *fused.SOURCES)),
+    *(Path(__file__).with_name(name) for name in ("inference.py", "fused.py")),
+    *fused.SOURCES,
     *sorted((Path(__file__).parent / "networks").glob("*.py")),
 )
 
@@ -130,9 +131,8 @@ def compile_package(cache: Path, directory: Path, target: Target) -> Path:
         images = check_images(config.preprocessing.input_size)
         with torch.inference_mode():
             scores = reference(images)
-        served = for_compiling(directory, target)
-        if target.device == "cpu":
-            fused.fuse(served)
+        classifier = for_compiling(directory, target)
+        served = fused.FusedClassifier(classifier) if target.device == "cpu" else classifier
         started = time.monotonic()
         _export(served, images.to(target.device), target.torch_dtype, unfinished / PACKAGE_FILE)
         save_file({"images": images, "scores": scores}, unfinished / CHECK_FILE)
@@ -266,7 +266,7 @@ def jit(classifier: Classifier, cache: Path, device: str = "cpu") -> Run:
     return torch.compile(classifier, fullgraph=True, dynamic=False, options=options)
 
 
-def _export(classifier: Classifier, images: Tensor, dtype: torch.dtype, path: Path) -> None:
+def _export(classifier: nn.Module, images: Tensor, dtype: torch.dtype, path: Path) -> None:
     batch = torch.export.Dim("batch", min=1, max=MAX_BATCH)
     # Inductor's own files go where ours do: a read-only root or a user without a name has no other place.
     # On CUDA the fastest of several kernels is chosen for each product and convolution.

@@ -1,7 +1,7 @@
-"""What compiled packages for CPUs have beside Inductor's kernels: whole blocks as operators in C++, compiled into them.
+"""What compiled packages for CPUs compute their network with: operators in C++ (kernels/), compiled into the package.
 
-Inductor makes six kernels of a Coordinate Attention, which read the activations from memory three times, and an
-operator of each convolution, for which oneDNN takes 20 us to prepare. All of them write what the next one reads.
+Inductor makes six kernels of a Coordinate Attention, which read the activations from memory three times, and a call of
+oneDNN, which takes 20 us to prepare, of each convolution. Here a block is one operator, and takes a picture at a time.
 """
 
 from pathlib import Path
@@ -11,16 +11,24 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.inference import Pointwise
+from models.inference import Classifier, Pointwise
+from models.networks.convnet import ConvNet
 from models.networks.coordatt import CoordAtt
 from models.networks.layers import InvertedResidual
 
-FOLDER = Path(__file__).parent
+KERNELS = Path(__file__).parent / "kernels"
+SOURCES = tuple(
+    KERNELS / name
+    for name in ("vectors.h", "product.h", "coordatt.cpp", "inverted_residual.cpp", "stem.cpp", "head.cpp")
+)
 LANES = 16  # the channels that the operators take at a time
-ACTIVATIONS = nn.ReLU6, nn.ReLU, nn.SiLU  # in the order of the source
-KERNELS = 3, 5
+ACTIVATIONS = nn.ReLU6, nn.ReLU, nn.SiLU  # in the order of vectors.h
+KERNEL_SIZES = 3, 5  # of depthwise convolutions
 SCALARS = {torch.float32: "float", torch.bfloat16: "uint16_t"}
-SOURCES = "coordatt.cpp", "inverted_residual.cpp"
+
+
+def _only_compiled() -> Tensor:
+    raise NotImplementedError("only compiled packages for CPUs have this operator")
 
 
 @torch.library.custom_op("coordserve::coordatt", mutates_args=())
@@ -33,13 +41,8 @@ def coordatt(
     columns: Tensor,
     columns_bias: Tensor,
 ) -> Tensor:
-    """CoordAtt of x [N, H, W, C]: its shape and dtype; weights float32 [m, C], biases [m] and [C]."""
-    raise NotImplementedError("only compiled packages for CPUs have this operator")
-
-
-@coordatt.register_fake
-def _(x: Tensor, *weights: Tensor) -> Tensor:
-    return torch.empty_like(x, memory_format=torch.contiguous_format)
+    """CoordAtt of x [N, H, W, C]: its shape and dtype; weights are `panels` of [m, C], [C, m], [C, m], float32."""
+    return _only_compiled()
 
 
 @torch.library.custom_op("coordserve::inverted_residual", mutates_args=())
@@ -67,100 +70,165 @@ def inverted_residual(
     expand and project are `panels` of x's dtype; all else is float32: depthwise [kernel, kernel, hidden], and the
     weights of `coordatt`. Without an expansion, expand is empty; without attention, squeeze and what follows.
     """
-    raise NotImplementedError("only compiled packages for CPUs have this operator")
+    return _only_compiled()
+
+
+@torch.library.custom_op("coordserve::stem", mutates_args=())
+def stem(
+    images: Tensor,
+    mean: Tensor,
+    scale: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    stride: int,
+    activation: int,
+    out_channels: int,
+) -> Tensor:
+    """A 3x3 convolution of (images - mean) * scale, of uint8 [N, H, W, 3]: [N, H / stride, W / stride, out_channels].
+
+    weight: `panels` of [out_channels, 3 * taps], by row, column and colour; in each row taps, 9 or, of 16 bits, 10, the
+    last of them 0. The result has its dtype.
+    """
+    return _only_compiled()
+
+
+@torch.library.custom_op("coordserve::head", mutates_args=())
+def head(x: Tensor, weight: Tensor, bias: Tensor, activation: int, out_channels: int) -> Tensor:
+    """The mean over space, [N, out_channels], of a 1x1 convolution of x [N, H, W, C]; weight: `panels`."""
+    return _only_compiled()
+
+
+@coordatt.register_fake
+def _(x: Tensor, *_: Tensor) -> Tensor:
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
 @inverted_residual.register_fake
 def _(x: Tensor, *rest: Any) -> Tensor:
     stride, _, out_channels, _ = rest[-4:]
+    return x.new_empty((*_strided(x, stride), out_channels))
+
+
+@stem.register_fake
+def _(images: Tensor, *rest: Any) -> Tensor:
+    weight, _, stride, _, out_channels = rest[-5:]
+    return weight.new_empty((*_strided(images, stride), out_channels))
+
+
+@head.register_fake
+def _(x: Tensor, weight: Tensor, bias: Tensor, activation: int, out_channels: int) -> Tensor:
+    return x.new_empty((x.shape[0], out_channels))
+
+
+def _strided(x: Tensor, stride: int) -> tuple[int, int, int]:
     images, height, width, _ = x.shape
-    return x.new_empty((images, (height - 1) // stride + 1, (width - 1) // stride + 1, out_channels))
+    return images, (height - 1) // stride + 1, (width - 1) // stride + 1
 
 
-class FusedCoordAtt(nn.Module):
+class Fused(nn.Module):
+    """A module whose weights are in the form that an operator takes, in its order."""
+
+    def __init__(self, *weights: Tensor) -> None:
+        super().__init__()
+        for index, values in enumerate(weights):
+            self.register_buffer(f"values{index}", values)
+
+
+class FusedCoordAtt(Fused):
     """A CoordAtt whose batch norm is folded; computed in float32, whatever x is."""
 
     def __init__(self, block: CoordAtt) -> None:
-        super().__init__()
-        for index, values in enumerate(_attention(block, block.conv1.in_channels)):
-            self.register_buffer(f"values{index}", values)
+        super().__init__(*_attention(block, block.conv1.in_channels))
 
     def forward(self, x: Tensor) -> Tensor:
         """x [N, C, H, W] to the same, in channels_last memory."""
         return coordatt(x.permute(0, 2, 3, 1).contiguous(), *self.buffers()).permute(0, 3, 1, 2)
 
 
-class FusedInvertedResidual(nn.Module):
+class FusedInvertedResidual(Fused):
     """An InvertedResidual whose batch norms are folded, with Coordinate Attention or none."""
 
     def __init__(
         self,
         expand: Pointwise | None,
         depthwise: nn.Conv2d,
-        activation: int,
+        activation: nn.Module,
         attention: CoordAtt | None,
         project: Pointwise,
         shortcut: bool,
     ) -> None:
-        super().__init__()
         assert depthwise.bias is not None
-        channels = -depthwise.out_channels % LANES  # with those of nothing behind them
-        hidden = depthwise.out_channels + channels
-        weights = (
-            *_product(expand, hidden),
-            F.pad(depthwise.weight.detach().float().permute(2, 3, 0, 1).squeeze(3), (0, channels)).contiguous(),
-            F.pad(depthwise.bias.detach().float(), (0, channels)),
-            *_product(project, -(-project.weight.shape[0] // LANES) * LANES, channels),
-            *_attention(attention, hidden),
+        more = -depthwise.out_channels % LANES  # channels with nothing behind them
+        hidden = depthwise.out_channels + more
+        super().__init__(
+            *(_product(expand.weight, expand.bias, hidden) if expand else _empty(2)),
+            F.pad(depthwise.weight.detach().float().permute(2, 3, 0, 1).squeeze(3), (0, more)).contiguous(),
+            F.pad(depthwise.bias.detach().float(), (0, more)),
+            *_product(F.pad(project.weight, (0, more)), project.bias),
+            *(_attention(attention, hidden) if attention else _empty(6)),
         )
-        for index, values in enumerate(weights):
-            self.register_buffer(f"values{index}", values)
-        self.stride, self.activation, self.shortcut = depthwise.stride[0], activation, shortcut
-        self.out_channels = project.weight.shape[0]
+        out_channels = project.weight.shape[0]
+        self.rest = depthwise.stride[0], ACTIVATIONS.index(type(activation)), out_channels, shortcut
 
     def forward(self, x: Tensor) -> Tensor:
         """x [N, C, H, W] to [N, out, H / stride, W / stride], in channels_last memory."""
         x = x.permute(0, 2, 3, 1).contiguous()
-        rest = self.stride, self.activation, self.out_channels, self.shortcut
-        return inverted_residual(x, *self.buffers(), *rest).permute(0, 3, 1, 2)
+        return inverted_residual(x, *self.buffers(), *self.rest).permute(0, 3, 1, 2)
 
 
-def panels(weight: Tensor) -> Tensor:
-    """A matrix [out, in] of which the operator reads LANES outputs at a time, as many numbers as in all of them.
+class FusedStem(Fused):
+    """The normalisation of a classifier and the first layer of its network."""
 
-    float32: [out / LANES, in, LANES]; 16-bit: pairs of inputs, [out / LANES, in / 2, LANES, 2].
-    """
-    out, channels = weight.shape
-    pair = 1 if weight.dtype == torch.float32 else 2
-    return weight.view(out // LANES, LANES, channels // pair, pair).permute(0, 2, 1, 3).contiguous()
+    def __init__(self, classifier: Classifier, conv: nn.Conv2d, activation: nn.Module) -> None:
+        weight = conv.weight.permute(0, 2, 3, 1).flatten(2)  # output, row, column and colour
+        if weight.dtype != torch.float32:
+            weight = F.pad(weight, (0, 1))
+        mean, std = classifier.mean.flatten(), classifier.std.flatten()
+        super().__init__(mean, 1 / std, *_product(weight.flatten(1), conv.bias))
+        self.rest = conv.stride[0], ACTIVATIONS.index(type(activation)), conv.out_channels
 
-
-def _product(conv: Pointwise | None, out: int, more_inputs: int = 0) -> tuple[Tensor, Tensor]:
-    if conv is None:
-        return torch.empty(0), torch.empty(0)
-    assert conv.bias is not None
-    rows = out - len(conv.bias)
-    weight = F.pad(conv.weight.detach(), (0, more_inputs, 0, rows))
-    return panels(weight), F.pad(conv.bias.detach().float(), (0, rows))
+    def forward(self, images: Tensor) -> Tensor:
+        """Images uint8 [N, H, W, 3] to [N, out, H / stride, W / stride], in channels_last memory."""
+        return stem(images.contiguous(), *self.buffers(), *self.rest).permute(0, 3, 1, 2)
 
 
-def _attention(block: CoordAtt | None, channels: int) -> list[Tensor]:
-    """In the order of `coordatt`, for so many channels, those that the block lacks being weighted with 0."""
-    if block is None:
-        return [torch.empty(0) for _ in range(6)]
-    found = []
-    for conv, dimension in ((block.conv1, 1), (block.conv_h, 0), (block.conv_w, 0)):
-        assert conv.bias is not None
-        weight, bias = conv.weight.detach().float().flatten(1), conv.bias.detach().float()
-        more = channels - weight.shape[dimension]
-        if dimension == 0:
-            weight, bias = weight.t(), F.pad(bias, (0, more))
-        found += [F.pad(weight, (0, more)).contiguous(), bias]
-    return found
+class FusedHead(Fused):
+    """The last 1x1 convolution and the mean over space."""
+
+    def __init__(self, conv: Pointwise) -> None:
+        super().__init__(*_product(conv.weight, conv.bias))
+        self.rest = ACTIVATIONS.index(type(conv.activation)), conv.weight.shape[0]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [N, C, H, W] to [N, out]."""
+        return head(x.permute(0, 2, 3, 1).contiguous(), *self.buffers(), *self.rest)
+
+
+class FusedClassifier(nn.Module):
+    """A Classifier, its first layer, its last and those blocks that they take being operators; to compile, not to run."""
+
+    def __init__(self, classifier: Classifier) -> None:
+        super().__init__()
+        network = classifier.network
+        assert isinstance(network, ConvNet)
+        fuse(network)
+        conv, activation = _layers(network.features[0])
+        assert isinstance(conv, nn.Conv2d)
+        self.stem = FusedStem(classifier, conv, activation)
+        self.blocks = network.features[1:]
+        head = _layers(network.conv)
+        self.head = FusedHead(head[0]) if head and isinstance(head[0], Pointwise) else None
+        self.classifier = network.classifier
+
+    def forward(self, images: Tensor) -> Tensor:
+        """As Classifier.forward."""
+        x = self.blocks(self.stem(images))
+        x = self.head(x) if self.head else x.mean(dim=(2, 3))
+        return self.classifier(x).float().softmax(dim=1)
 
 
 def fuse(module: nn.Module) -> None:
-    """Put the operators, in place, where there are blocks that they take; to compile, not to run."""
+    """Put the operators, in place, where there are blocks that they take."""
     for name, child in list(module.named_children()):
         if isinstance(child, InvertedResidual) and (fused := _inverted_residual(child)):
             setattr(module, name, fused)
@@ -170,9 +238,44 @@ def fuse(module: nn.Module) -> None:
             fuse(child)
 
 
+def panels(weight: Tensor) -> Tensor:
+    """A matrix [out, in], out a multiple of LANES, as a product reads it: LANES outputs at a time.
+
+    float32: [out / LANES, in, LANES]; 16-bit: pairs of inputs, [out / LANES, in / 2, LANES, 2].
+    """
+    out, channels = weight.shape
+    pair = 1 if weight.dtype == torch.float32 else 2
+    return weight.view(out // LANES, LANES, channels // pair, pair).permute(0, 2, 1, 3).contiguous()
+
+
+def _product(weight: Tensor, bias: Tensor | None, out: int = 0) -> tuple[Tensor, Tensor]:
+    """The weight [out, in] and the bias of a product, with zeros up to a multiple of LANES, and to `out`."""
+    assert bias is not None
+    more = max(out, -(-len(bias) // LANES) * LANES) - len(bias)
+    return panels(F.pad(weight.detach(), (0, 0, 0, more))), F.pad(bias.detach().float(), (0, more))
+
+
+def _attention(block: CoordAtt, channels: int) -> list[Tensor]:
+    """The weights that `coordatt` takes; of so many channels, those that the block lacks being weighted with 0."""
+    squeeze, rows, columns = (
+        (conv.weight.float().flatten(1), conv.bias) for conv in (block.conv1, block.conv_h, block.conv_w)
+    )
+    squeezed = F.pad(squeeze[0], (0, channels - block.conv1.in_channels)), squeeze[1]
+    return [*_product(*squeezed), *_product(*rows, channels), *_product(*columns, channels)]
+
+
+def _empty(count: int) -> list[Tensor]:
+    return [torch.empty(0) for _ in range(count)]
+
+
+def _layers(module: nn.Module) -> list[nn.Module]:
+    """What is in it and does something."""
+    return [layer for layer in module.children() if not isinstance(layer, nn.Identity)]
+
+
 def _inverted_residual(block: InvertedResidual) -> FusedInvertedResidual | None:
     """None if there is something in it that the operator does not know."""
-    layers = [layer for layer in block.conv if not isinstance(layer, nn.Identity)]
+    layers = _layers(block.conv)
     first = layers[0]
     expand = first if isinstance(first, Pointwise) else None
     attention: CoordAtt | None
@@ -183,26 +286,24 @@ def _inverted_residual(block: InvertedResidual) -> FusedInvertedResidual | None:
             pass
         case _:
             return None
-    kind = type(activation)
-    known = kind in ACTIVATIONS and depthwise.kernel_size[0] in KERNELS
-    if not known or (expand and type(expand.activation) is not kind):
+    known = type(activation) in ACTIVATIONS and depthwise.kernel_size[0] in KERNEL_SIZES
+    if not known or (expand and type(expand.activation) is not type(activation)):
         return None
-    return FusedInvertedResidual(expand, depthwise, ACTIVATIONS.index(kind), attention, project, block.shortcut)
+    return FusedInvertedResidual(expand, depthwise, activation, attention, project, block.shortcut)
 
 
 def inductor_configs(dtype: torch.dtype) -> dict[str, Any]:
-    """What makes AOTInductor call the operators by their C names, with their sources where it expects declarations."""
-    coordatt_types = ["AtenTensorHandle"] * 7
-    residual_types = ["AtenTensorHandle"] * 13 + ["int64_t"] * 3 + ["int32_t"]
-    declarations = [
-        f"AOTITorchError aoti_torch_cpu_{name}({', '.join(types)}, AtenTensorHandle*)"
-        for name, types in (("coordatt", coordatt_types), ("inverted_residual", residual_types))
-    ]
-    sources = "\n".join((FOLDER / name).read_text() for name in SOURCES)
-    defined = f'{declarations[1]};\n}}\ntypedef {SCALARS[dtype]} Scalar;\n{sources}\nextern "C" {{'
-    return {
-        "aot_inductor.custom_ops_to_c_shims": {
-            torch.ops.coordserve.coordatt.default: declarations[:1],
-            torch.ops.coordserve.inverted_residual.default: [defined],
-        }
-    }
+    """What makes AOTInductor call the operators by their C names, with their sources where it expects declarations.
+
+    dtype: of the activations, and of the weights of large products.
+    """
+    parameters = {"Tensor": "AtenTensorHandle", "SymInt": "int64_t", "int": "int64_t", "bool": "int32_t"}
+    shims: dict[Any, list[str]] = {}
+    for operator in (coordatt, inverted_residual, stem, head):
+        schema = operator._opoverload._schema
+        types = [parameters[str(argument.type)] for argument in schema.arguments]
+        name = schema.name.removeprefix("coordserve::")
+        shims[operator._opoverload] = [f"AOTITorchError aoti_torch_cpu_{name}({', '.join(types)}, AtenTensorHandle*)"]
+    sources = "\n".join(source.read_text() for source in SOURCES)
+    shims[head._opoverload][0] += f';\n}}\ntypedef {SCALARS[dtype]} Scalar;\n{sources}\nextern "C" {{'
+    return {"aot_inductor.custom_ops_to_c_shims": shims}

@@ -8,78 +8,102 @@ from torch import Tensor, nn
 from torch._C._aoti import AOTIModelPackageLoader
 
 from models import fused
-from models.inference import fold_batch_norm, replace_pointwise
+from models.config import ModelConfig, Network, Preprocessing
+from models.fused import FusedClassifier
+from models.inference import Classifier, fold_batch_norm, for_inference, replace_pointwise
+from models.networks.convnet import ConvNet
 from models.networks.coordatt import CoordAtt
-from models.networks.layers import InvertedResidual
+from models.networks.layers import ConvNorm, InvertedResidual
 from models.networks.squeeze_excitation import SqueezeExcitation
 
+HEIGHT, WIDTH = 25, 19
 
-class Row(nn.Module):
-    """Blocks in a row, giving what each of them gives."""
 
-    def __init__(self) -> None:
+def network() -> ConvNet:
+    """All that there are operators for, in a row."""
+    blocks = [
+        ConvNorm(3, 24, 3, stride=2, activation=nn.SiLU),
+        InvertedResidual(24, 8, 1, 1, []),  # nothing to expand
+        InvertedResidual(8, 8, 1, 1, []),  # fewer channels than lanes; a shortcut
+        InvertedResidual(8, 24, 2, 6, [CoordAtt(48)]),
+        InvertedResidual(24, 24, 1, 6, [CoordAtt(144)], kernel=5, activation=nn.SiLU),
+        InvertedResidual(24, 40, 2, 3, [CoordAtt(72)], kernel=5, activation=nn.ReLU),  # hidden: no multiple of lanes
+        CoordAtt(40),  # nor here: stays as it is
+        InvertedResidual(40, 160, 1, 6, []),
+        CoordAtt(160),
+    ]
+    return ConvNet(blocks, ConvNorm(160, 200, 1), 200, 10, 0.2)  # type: ignore[arg-type]
+
+
+class Layers(nn.Module):
+    """What each layer gives that is an operator, to begin with images and to end with the mean over space."""
+
+    def __init__(self, classifier: Classifier) -> None:
         super().__init__()
-        self.blocks = nn.Sequential(
-            InvertedResidual(8, 8, 1, 1, []),  # fewer channels than lanes; nothing to expand; a shortcut
-            InvertedResidual(8, 24, 2, 6, [CoordAtt(48)]),
-            InvertedResidual(24, 24, 1, 6, [CoordAtt(144)], kernel=5, activation=nn.SiLU),
-            InvertedResidual(
-                24, 40, 2, 3, [CoordAtt(72)], kernel=5, activation=nn.ReLU
-            ),  # hidden: no multiple of lanes
-            CoordAtt(40),  # nor here: stays as it is
-            InvertedResidual(40, 160, 1, 6, []),
-            CoordAtt(160),
-        )
+        self.fused = FusedClassifier(classifier)
 
-    def forward(self, x: Tensor) -> list[Tensor]:
-        found = []
-        for block in self.blocks:
-            x = block(x)
-            found.append(x)
-        return found
+    def forward(self, images: Tensor) -> list[Tensor]:
+        found = [self.fused.stem(images)]
+        for block in self.fused.blocks:
+            found.append(block(found[-1]))
+        assert self.fused.head
+        return [*found, self.fused.head(found[-1])]
+
+
+def plain(classifier: Classifier, images: Tensor) -> list[Tensor]:
+    """The same by layers, eagerly."""
+    found = [classifier.network.features[0](classifier.normalise(images))]
+    for block in classifier.network.features[1:]:
+        found.append(block(found[-1]))
+    return [*found, classifier.network.conv(found[-1]).mean(dim=(2, 3))]
 
 
 @pytest.fixture(scope="module", params=[(torch.float32, 1e-5), (torch.bfloat16, 3e-2)], ids=["float32", "bfloat16"])
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple:
     dtype, tolerance = request.param
     torch.manual_seed(0)
-    row = Row().eval()
-    for module in row.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.normal_(module.bias, 0, 0.3)
-            nn.init.uniform_(module.running_var, 0.5, 1.5)
-    fold_batch_norm(row)
-    replace_pointwise(row)
-    row.requires_grad_(False).to(dtype=dtype, memory_format=torch.channels_last)
-    compiled = copy.deepcopy(row)
-    fused.fuse(compiled)
-    path = tmp_path_factory.mktemp("fused") / "row.pt2"
-    x = torch.zeros(2, 8, 13, 10, dtype=dtype).to(memory_format=torch.channels_last)
+    module = network()
+    for layer in module.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            nn.init.normal_(layer.bias, 0, 0.3)
+            nn.init.uniform_(layer.running_var, 0.5, 1.5)
+    config = ModelConfig(
+        name="every",
+        network=Network(family="mobilenetv2"),
+        preprocessing=Preprocessing(input_size=32, resize_size=32, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25)),
+        labels=tuple(map(str, range(10))),
+    )
+    classifier = for_inference(module, config, dtype)
+    compiled = Layers(copy.deepcopy(classifier))
+    path = tmp_path_factory.mktemp("fused") / "layers.pt2"
+    images = torch.zeros(2, HEIGHT, WIDTH, 3, dtype=torch.uint8)
     with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
         patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(path.parent))  # not a folder under /tmp that other users share
-        program = torch.export.export(compiled, (x,), dynamic_shapes=({0: torch.export.Dim("n", min=1)},))
+        program = torch.export.export(compiled, (images,), dynamic_shapes=({0: torch.export.Dim("n", min=1)},))
         torch._inductor.aoti_compile_and_package(
             program, package_path=str(path), inductor_configs=fused.inductor_configs(dtype)
         )
-    return AOTIModelPackageLoader(str(path), "model", False, 1, -1), row.float(), dtype, tolerance
+    classifier.network.float()
+    return AOTIModelPackageLoader(str(path), "model", False, 1, -1), classifier, tolerance
 
 
 @pytest.mark.parametrize("images", [1, 2, 3, 5])
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_the_operators_agree_with_the_layers(case: tuple, images: int, threads: int) -> None:
     """Whether threads share an image or each have their own."""
-    loader, row, dtype, tolerance = case
+    loader, classifier, tolerance = case
     before = torch.get_num_threads()
-    x = torch.randn(images, 8, 13, 10).to(dtype).to(memory_format=torch.channels_last)
+    pixels = torch.randint(0, 256, (images, HEIGHT, WIDTH, 3), dtype=torch.uint8)
     try:
         torch.set_num_threads(threads)
         with torch.inference_mode():
-            found = loader.boxed_run([x])
+            found = loader.boxed_run([pixels])
     finally:
         torch.set_num_threads(before)
-    for block, (mine, expected) in enumerate(zip(found, row(x.float()), strict=True)):
+    for index, (mine, expected) in enumerate(zip(found, plain(classifier, pixels), strict=True)):
+        assert mine.shape == expected.shape
         worst = float((mine.float() - expected).abs().max() / expected.abs().max())
-        assert worst < tolerance, f"block {block}"
+        assert worst < tolerance, f"layer {index}"
 
 
 def test_what_an_operator_does_not_know_stays_as_it_is() -> None:

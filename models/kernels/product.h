@@ -1,0 +1,99 @@
+// Products of pixels and weights: 7 pixels by 48 columns at a time, whose sums are what the registers hold.
+
+namespace coordserve {
+
+template <typename T>
+struct Product {  // a 1x1 convolution and the activation behind it
+    int64_t in, out;
+    const T* weight;  // [out / LANES, in, LANES]; bfloat16: [out / LANES, in / 2, LANES, 2]; with zeros up to LANES
+    const float* bias;  // likewise
+    Activation activation;
+};
+
+template <int N>
+struct Fixed {};  // a number that is known when compiling
+
+// sums[r][v] += the products of R pixels, `pitch` apart, with V vectors of columns
+template <int R, int V>
+INLINE void multiply(const float* x, int64_t pitch, int64_t in, const float* weight, int64_t panel, Floats (&sums)[R][V]) {
+    for (int64_t k = 0; k < in; k++, weight += LANES) {
+        Floats columns[V];
+        for (int v = 0; v < V; v++) columns[v] = load(weight + v * panel);
+        for (int r = 0; r < R; r++)
+            for (int v = 0; v < V; v++) sums[r][v] += columns[v] * x[r * pitch + k];
+    }
+}
+template <int R, int V>
+INLINE void multiply(const Bfloat16* x, int64_t pitch, int64_t in, const Bfloat16* weight, int64_t panel, Floats (&sums)[R][V]) {
+    for (int64_t k = 0; k < in; k += 2, weight += 2 * LANES) {
+        Words columns[V];  // the rows k and k + 1 of the weights, in the lower and upper half of each
+        for (int v = 0; v < V; v++) columns[v] = *(const Words*)(weight + v * panel);
+        for (int r = 0; r < R; r++) {
+            uint32_t pair;
+            __builtin_memcpy(&pair, x + r * pitch + k, sizeof(pair));
+            for (int v = 0; v < V; v++) {
+#ifdef __AVX512BF16__
+                sums[r][v] = (Floats)_mm512_dpbf16_ps(
+                    (__m512)sums[r][v], (__m512bh)columns[v], (__m512bh)_mm512_set1_epi32((int)pair));
+#else
+                Words both = Words{} + pair;
+                sums[r][v] += (Floats)(columns[v] << 16) * (Floats)(both << 16);
+                sums[r][v] += (Floats)(columns[v] & 0xffff0000) * (Floats)(both & 0xffff0000);
+#endif
+            }
+        }
+    }
+}
+
+// The sums of R pixels and V vectors of columns, from a panel on, are done: out [R, columns]; added likewise, if it is not null
+template <int R, int V, typename T>
+INLINE void finish(Floats (&sums)[R][V], Activation activation, int64_t columns, int64_t panel, T* out, const T* added) {
+    for (int v = 0; v < V; v++) {
+        int64_t column = (panel + v) * LANES, lanes = std::min(LANES, columns - column);
+        for (int r = 0; r < R; r++) {
+            int64_t at = r * columns + column;
+            Floats value = sums[r][v];
+            if (added) value += lanes == LANES ? load(added + at) : load(added + at, lanes);
+            value = activate(activation, value);
+            if (lanes == LANES) store(out + at, value);
+            else store(out + at, value, lanes);
+        }
+    }
+}
+
+// sums = the bias of the columns from a panel on
+template <int R, int V>
+INLINE void begin(const float* bias, int64_t panel, Floats (&sums)[R][V]) {
+    for (int r = 0; r < R; r++)
+        for (int v = 0; v < V; v++) sums[r][v] = load(bias + (panel + v) * LANES);
+}
+
+template <int R, int V, typename T>
+INLINE void tile(const Product<T>& p, const T* x, int64_t panel, Floats (&sums)[R][V]) {
+    begin(p.bias, panel, sums);
+    multiply(x, p.in, p.in, p.weight + panel * p.in * LANES, p.in * LANES, sums);
+}
+
+template <int V, typename T>
+INLINE void columns(const Product<T>& p, const T* x, int64_t pixels, int64_t panel, T* out, const T* added) {
+    int64_t i = 0;
+    auto tiles = [&]<int R>(Fixed<R>) INLINE_LAMBDA {
+        for (; i + R <= pixels; i += R) {
+            Floats sums[R][V];
+            tile(p, x + i * p.in, panel, sums);
+            finish(sums, p.activation, p.out, panel, out + i * p.out, added ? added + i * p.out : nullptr);
+        }
+    };
+    tiles(Fixed<7>{}), tiles(Fixed<4>{}), tiles(Fixed<2>{}), tiles(Fixed<1>{});
+}
+
+// out [pixels, out] = x [pixels, in] times the weights, plus the bias and what is added
+template <typename T>
+static void product(const Product<T>& p, const T* x, int64_t pixels, T* out, const T* added = nullptr) {
+    int64_t panel = 0, all = (p.out + LANES - 1) / LANES;
+    for (; panel + 3 <= all; panel += 3) columns<3>(p, x, pixels, panel, out, added);
+    if (panel + 2 <= all) columns<2>(p, x, pixels, panel, out, added), panel += 2;
+    if (panel < all) columns<1>(p, x, pixels, panel, out, added);
+}
+
+}  // namespace coordserve
