@@ -184,7 +184,7 @@ def test_images_wait_for_the_engine_that_is_to_come():
 
         engine.line.close()
         await asyncio.sleep(0.01)
-        status.ready, status.recovering = False, True
+        status.ready, status.recovering, status.engines = False, True, ["recovering"]
         pool.check_hope()
         task = asyncio.create_task(request())
         await asyncio.sleep(0.01)
@@ -211,7 +211,7 @@ def test_images_that_wait_for_an_engine_fail_when_there_is_no_more_hope():
 
         task = asyncio.create_task(request())
         await asyncio.sleep(0.01)
-        status.recovering = False
+        status.recovering, status.engines = False, ["away"]
         pool.check_hope()
         with pytest.raises(Problem) as refusal:
             await task
