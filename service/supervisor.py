@@ -118,7 +118,7 @@ class Supervisor:
         )
         self._arena = Arena.create(*self._arena_shape)
         self._scratch = Scratch()
-        self._engines = self._places(_devices(settings))
+        self._engines = self._places(devices_of(settings))
         self._status = Status(engines=[engine.state for engine in self._engines])
         self._workers = [Place(f"worker {index}", self._start_worker) for index in range(settings.workers)]
         self._compiler = Place("compiler", lambda place: None)
@@ -430,8 +430,11 @@ class Supervisor:
         )
 
 
-def _devices(settings: Settings) -> list[str | None]:
-    """For each engine what CUDA_VISIBLE_DEVICES is to be; None leaves it alone: a single one takes the first device."""
+def devices_of(settings: Settings) -> list[str | None]:
+    """For each engine what CUDA_VISIBLE_DEVICES is to be; None leaves it alone: one engine takes the first device.
+
+    Raises StartError.
+    """
     if settings.device != "cuda" or settings.devices == 1:
         return [None]
     try:
