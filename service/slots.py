@@ -112,7 +112,7 @@ class SlotPool:
         states = self._status.engines
         able = (
             [index for index in self._turns if states[index] == "ready" and self._engines[index].connected]
-            or [index for index in self._turns if states[index] == "recovering"]
+            or [index for index in self._turns if states[index] != "away"]
             or self._turns
         )
         chosen = min(able, key=lambda index: len(self._engines[index].owed))

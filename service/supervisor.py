@@ -206,6 +206,9 @@ class Supervisor:
                 control.send(worker.channel, "stop")
         self._turn_until_gone(self._workers, self._settings.request_timeout + STOP_SECONDS)
         self._end([self._gpu_watch], STOP_SECONDS)
+        for engine in self._engines:
+            engine.restart_at = None
+        self._kill_beginners()  # nobody waits for them any more
         self._end(self._engines, STOP_SECONDS)
 
     def _kill_beginners(self) -> None:

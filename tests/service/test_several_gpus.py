@@ -90,6 +90,7 @@ def shared(fault_file: Path, compiled_cache: Path) -> Iterator[RunningService]:
     there_are(gpus, *BOARDS)
     with service_on(fault_file, compiled_cache, gpus=gpus) as service:
         yield service
+        assert service.stop() == 0
 
 
 @pytest.fixture
@@ -211,3 +212,15 @@ def test_a_gpu_that_always_fails_leaves_the_service_alive_and_ready(fault: Path,
     waits = [float(line.split()[-2]) for line in lost]
     assert waits == sorted(waits)
     assert waits[0] < waits[-1]
+
+
+def test_whoever_asks_for_a_package_hears_what_became_of_it(tmp_path: Path):
+    there_are(tmp_path / "gpus.json", *BOARDS)
+    (tmp_path / "no-folder").touch()
+    with service_on(tmp_path / "fault", tmp_path / "no-folder" / "cache", gpus=tmp_path / "gpus.json") as service:
+
+        def told() -> list[str]:
+            return sorted(line["process"] for line in list(service.log) if "no compiled network" in line["message"])
+
+        wait_until(lambda: told() == ["engine 0", "engine 1"], 60, "both know that there is none")
+        assert ask(service).status_code == 200

@@ -352,14 +352,16 @@ def test_an_engine_that_starts_gets_nothing_before_it_answers():
     asyncio.run(run())
 
 
-def test_images_wait_for_the_engine_that_comes_back_and_not_for_the_other():
+@pytest.mark.parametrize("known", ["ready", "recovering"], ids=["the supervisor has not said so yet", "it has"])
+def test_images_wait_for_the_engine_that_comes_back_and_not_for_the_other(known: EngineState):
     async def run() -> None:
-        pool, _, (first, second) = pool_of_two(["away", "recovering"])
+        pool, status, (first, second) = pool_of_two(["away", known])
         first.line.close()
         second.line.close()
         await asyncio.sleep(0.01)
         task = asyncio.create_task(infer(pool, 2))
         await asyncio.sleep(0.01)
+        status.engines = ["away", "recovering"]
         pool.check_hope()
         successor = PlayedEngine(second.arena)
         pool.connect(successor.socket, 1)

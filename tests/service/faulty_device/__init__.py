@@ -13,7 +13,9 @@ def service_on(
 
     gpus: the file of tests.service.fake_nvml, whose GPUs have an engine each, which computes on the CPU.
     """
-    folders = Path(__file__).parent, Path(__file__).parents[1] / "fake_nvml", Path(__file__).parents[3]
+    folders = [Path(__file__).parent, Path(__file__).parents[3]]
+    if gpus:
+        folders.append(Path(__file__).parents[1] / "fake_nvml")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, folders)), "FAULT_FILE": str(fault)}
     if overlapped:
         environment["FAULT_OVERLAPPED"] = "1"
