@@ -217,7 +217,9 @@ def test_a_gpu_that_always_fails_leaves_the_service_alive_and_ready(fault: Path,
 def test_whoever_asks_for_a_package_hears_what_became_of_it(tmp_path: Path):
     there_are(tmp_path / "gpus.json", *BOARDS)
     (tmp_path / "no-folder").touch()
-    with service_on(tmp_path / "fault", tmp_path / "no-folder" / "cache", gpus=tmp_path / "gpus.json") as service:
+    with service_on(
+        tmp_path / "fault", tmp_path / "no-folder" / "cache", gpus=tmp_path / "gpus.json", max_batch=4
+    ) as service:
 
         def told() -> list[str]:
             return sorted(line["process"] for line in list(service.log) if "no compiled network" in line["message"])
