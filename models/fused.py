@@ -205,7 +205,7 @@ class FusedHead(Fused):
 
 
 class FusedClassifier(nn.Module):
-    """A Classifier, its first layer, its last and those blocks that they take being operators; to compile, not to run."""
+    """A Classifier, the first layer, the last and blocks that they take being operators; to compile, not to run."""
 
     def __init__(self, classifier: Classifier) -> None:
         super().__init__()

@@ -90,12 +90,12 @@ class Line:
         return not self._unsent
 
     def receive(self) -> Iterator[tuple[int, ...]] | None:
-        """The records that have come, unpacked; None once the other end is gone."""
+        """The records that have come, unpacked; None once the other end is gone, or this one is closed."""
         try:
             data = self.socket.recv(RECEIVE_BYTES)
         except BlockingIOError:
             return iter(())
-        except ConnectionResetError:
+        except OSError:
             return None
         if not data:
             return None

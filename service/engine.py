@@ -67,6 +67,7 @@ class Engine:
 
         former: the card of the engine in whose place this one is; {} of the first.
         """
+        self._metrics = EngineMetrics()  # first: what a lost engine had in its hands is 0 even if no other can start
         self._former = former
         self._channel, self._settings, self._arena, self._spans = channel, settings, arena, spans
         config, network = directory.load(settings.model)
@@ -92,7 +93,6 @@ class Engine:
         self._explanations = BatchQueue()  # one at a time, when nothing else waits
         self._explainer = Explainer(settings.model, self._target.device)
         self._lines: dict[int, Line] = {}  # by worker
-        self._metrics = EngineMetrics()
         self._heartbeat_due = 0.0
         self._alert_until = 0.0
         self._running = True
@@ -148,7 +148,7 @@ class Engine:
         else:
             self._serve_as(self._measured(self._eager()))
         if self._compile_state == "compiling":
-            control.send(self._channel, "compile", **vars(self._target))
+            control.send(self._channel, "compile", target=vars(self._target), package=str(self._package))
 
     def _eager(self) -> Form:
         return self._place(forms.eager(self._settings.model, self._target))
@@ -370,7 +370,8 @@ class Engine:
             self._send(line, b"")
         orders = line.receive() if events & selectors.EVENT_READ else iter(())
         if orders is None:
-            self._drop_line(line)
+            if line in self._lines.values():  # else it was dropped in this very turn
+                self._drop_line(line)
             return
         for slot, command, urgency, sent, deadline, method, target in orders:
             if command == Command.PREDICT:
@@ -388,12 +389,15 @@ class Engine:
         self._selector.modify(line, selectors.EVENT_READ | (0 if done else selectors.EVENT_WRITE), self._on_line)
 
     def _drop_line(self, line: Line) -> None:
-        """A worker is gone: nobody waits for its images."""
+        """A worker is gone: nobody waits for its images. None of them may fly when its successor gets the slots."""
+        self._drain()
         if dropped := self._queue.disconnect(line) + self._explanations.disconnect(line):
             self._metrics.dropped("disconnect", dropped)
         self._selector.unregister(line)
-        self._lines = {worker: other for worker, other in self._lines.items() if other is not line}
+        (worker,) = (worker for worker, other in self._lines.items() if other is line)
+        del self._lines[worker]
         line.close()
+        control.send(self._channel, "released", worker=worker)
 
     # -- the supervisor ------------------------------------------------------------------------
 
@@ -432,16 +436,19 @@ def main() -> int:
     if start is None:
         return 1
     settings = Settings(**start.fields["settings"])
-    logs.configure(settings.log_format, settings.log_level, "engine")
-    name_process("engine")
+    index = start.fields["engine"]
+    name = "engine" if index is None else f"engine {index}"
+    logs.configure(settings.log_format, settings.log_level, name)
+    name_process(name.replace(" ", ""))
     arena, former = Arena(start.fds[0], *start.fields["arena"]), start.fields["former"]
     spans = None
     if settings.tracing:
         from service.tracing import BatchSpans
 
-        spans = BatchSpans(arena)
+        spans = BatchSpans(name, arena)
     try:
-        if settings.device == "cuda" and not former and not torch.cuda.is_available():
+        # One of several is only as lost as its device, and is tried again.
+        if index is None and settings.device == "cuda" and not former and not torch.cuda.is_available():
             control.send(channel, "fatal", message=NO_GPU)
             return 1
         Engine(channel, settings, arena, former, spans).run()

@@ -12,10 +12,10 @@ import math
 import select
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
-from service import control, logs, process
+from service import control, gpus, logs, process
+from service.gpus import Gpu
 from service.metrics import GpuMetrics, name_process
 from service.settings import Settings
 
@@ -29,36 +29,24 @@ def wanted(device: str) -> bool:
     return device != "cpu" and importlib.util.find_spec("pynvml") is not None
 
 
-@dataclass
-class Gpu:
-    """A GPU, or a MIG slice of one; `board` is the handle of the whole, which alone has clocks and errors."""
-
-    uuid: str
-    name: str
-    handle: Any
-    board: Any
-
-
 class Watch:
     """The GPUs that this container sees, by `nvml`, the module pynvml."""
 
     def __init__(self, nvml: Any, metrics: GpuMetrics) -> None:
         """Raises nvml.NVMLError where there is no driver."""
         self._nvml, self._metrics = nvml, metrics
-        nvml.nvmlInit()
-        boards = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
-        self._boards = [(self._gpus(board), self._events(board)) for board in boards]
-        for gpus, _ in self._boards:
-            for gpu in gpus:
+        self._boards = [(gpus.of_board(nvml, board), self._events(board)) for board in gpus.boards(nvml)]
+        for found, _ in self._boards:
+            for gpu in found:
                 metrics.errors(gpu.uuid, 0)
 
     def look(self) -> None:
         """Bring the metrics up to date."""
-        for gpus, events in self._boards:
-            for gpu in gpus:
+        for found, events in self._boards:
+            for gpu in found:
                 self._look_at(gpu)
             while events is not None and (event := self._ask(self._nvml.nvmlEventSetWait_v2, events, 0)):
-                for gpu in gpus:  # whichever slice it was, its neighbours may have been hit
+                for gpu in found:  # whichever slice it was, its neighbours may have been hit
                     log.error("XID %d on %s, %s: see NVIDIA's list of XID errors", event.eventData, gpu.name, gpu.uuid)
                     self._metrics.errors(gpu.uuid, 1)
 
@@ -78,18 +66,6 @@ class Watch:
             clock=math.nan if clock is None else clock * 1e6,
         )
 
-    def _gpus(self, board: Any) -> list[Gpu]:
-        """The board itself, or with MIG the slices of it that are ours."""
-        nvml = self._nvml
-        handles = [board]
-        if (self._ask(nvml.nvmlDeviceGetMigMode, board) or [0])[0] == nvml.NVML_DEVICE_MIG_ENABLE:
-            places = range(nvml.nvmlDeviceGetMaxMigDeviceCount(board))
-            found = [self._ask(nvml.nvmlDeviceGetMigDeviceHandleByIndex, board, place) for place in places]
-            handles = [handle for handle in found if handle is not None]
-        return [
-            Gpu(nvml.nvmlDeviceGetUUID(handle), nvml.nvmlDeviceGetName(handle), handle, board) for handle in handles
-        ]
-
     def _events(self, board: Any) -> Any:
         """A set that hears of the board's XID errors; None where that is not supported."""
         with contextlib.suppress(self._nvml.NVMLError):
@@ -99,10 +75,7 @@ class Watch:
         return None
 
     def _ask(self, question: Callable[..., Any], *about: Any) -> Any:
-        """None where there is no answer: not supported, not found, nothing new, or lost."""
-        with contextlib.suppress(self._nvml.NVMLError):
-            return question(*about)
-        return None
+        return gpus.ask(self._nvml, question, *about)
 
 
 def main() -> int:

@@ -66,7 +66,7 @@ class WorkerMetrics:
 
 
 class EngineMetrics:
-    """What the engine counts."""
+    """What an engine counts."""
 
     def __init__(self) -> None:
         registry = CollectorRegistry()
@@ -151,12 +151,14 @@ class StatusCollector(Collector):
         capacity = GaugeMetricFamily(
             "coordserve_images_per_second_capacity", "Measured at start-up, by batch size", labels=["batch"]
         )
-        for size, rate in card.get("images_per_second", {}).items():
+        for size, rate in status.capacity.items():
             capacity.add_metric([size], rate)
         return [
             GaugeMetricFamily("coordserve_slots", "Images the service has room for", self._slots),
             GaugeMetricFamily("coordserve_slots_used", "Images it holds", int(self._used().sum())),
-            GaugeMetricFamily("coordserve_engine_up", "1 while the engine answers", int(status.ready)),
+            GaugeMetricFamily("coordserve_engine_up", "1 while an engine answers", int(status.ready)),
+            GaugeMetricFamily("coordserve_engines", "Engines there should be, one a device", len(status.engines)),
+            GaugeMetricFamily("coordserve_engines_up", "Engines that answer", status.engines.count("ready")),
             GaugeMetricFamily("coordserve_compiled", "1 if the network is compiled", int(compiled)),
             restarts,
             info,

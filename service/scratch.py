@@ -16,7 +16,7 @@ PREFIX = "coordserve-run-"
 
 
 class Scratch:
-    """Made anew for each service; `metrics`, `engine` and `compiler` are folders in it."""
+    """Made anew for each service; `metrics`, `engine` and `compiler` are folders in it, in `engine` one an engine."""
 
     def __init__(self) -> None:
         """Raises OSError."""
@@ -38,7 +38,7 @@ class Scratch:
         PyTorch unpacks a package for every engine, and a compiler that is killed leaves all it had.
         """
         shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         return {"TMPDIR": str(folder)}
 
     def remove(self) -> None:

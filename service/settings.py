@@ -3,7 +3,7 @@
 import os
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -55,6 +55,10 @@ class Settings(BaseSettings):
         description=f"front-end processes (default: one a core, at most {MAX_DEFAULT_WORKERS})",
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the network runs")
+    devices: Literal["auto"] | Annotated[int, Field(ge=1, le=64)] = Field(
+        "auto",
+        description="GPUs to use with DEVICE=cuda, an engine each; auto takes all that CUDA_VISIBLE_DEVICES leaves",
+    )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto",
         description="arithmetic of the network; auto takes bfloat16 where the device has it and it is faster, "
@@ -102,6 +106,14 @@ class Settings(BaseSettings):
             raise ValueError(
                 "to protect /metrics there must be keys: give --api-keys-file or COORDSERVE_API_KEYS_FILE, "
                 "or leave out --protect-metrics"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _gpus_for_devices(self) -> Self:
+        if self.devices not in ("auto", 1) and self.device != "cuda":
+            raise ValueError(
+                "only GPUs can be several: give --device cuda or COORDSERVE_DEVICE, or leave out --devices"
             )
         return self
 

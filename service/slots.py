@@ -1,6 +1,6 @@
-"""A worker's share of the arena: slots for the images of a request, and their way to the engine and back.
+"""A worker's share of the arena: slots for the images of a request, and their way to an engine and back.
 
-A slot is the worker's, until it is submitted; then it is the engine's, until its reply. Only then is it
+A slot is the worker's, until it is submitted; then it is one engine's, until its reply. Only then is it
 free again, also when nobody waits for the answer any more. So no one ever writes where another reads.
 """
 
@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,25 +27,37 @@ Question = tuple[Method, int]
 """How to explain an image, and the class to be explained"""
 NO_QUESTION: Question = (Method.COORDATT, BEST)
 
+EngineState = Literal["away", "recovering", "ready"]
+"""Recovering: it is being replaced, and will be back soon for all we know"""
+
 
 @dataclass
 class ServiceStatus:
     """What the supervisor has told this worker of the whole service."""
 
     ready: bool = False
-    recovering: bool = False  # the engine is being replaced, soon: requests may wait for it
+    recovering: bool = False  # none answers, but one is being replaced, soon: requests may wait for it
     reason: str = "starting"
-    failed: bool = False  # the engine cannot be kept alive: only a restart of the whole service may help
+    failed: bool = False  # no engine can be kept alive: only a restart of the whole service may help
     draining: bool = False
+    engines: list[EngineState] = field(default_factory=list)
     engine_restarts: int = 0
     card: dict[str, Any] = field(default_factory=dict)
+    capacity: dict[str, float] = field(default_factory=dict)
+    """images/s of all engines together, by batch size"""
 
 
 class SlotPool:
-    """The slots of one worker and its line to the engine. Lives in one event loop."""
+    """The slots of one worker and its lines to the engines. Lives in one event loop."""
 
     def __init__(
-        self, arena: Arena, first: int, count: int, status: ServiceStatus, dropped: Callable[[str, int], None]
+        self,
+        arena: Arena,
+        first: int,
+        count: int,
+        status: ServiceStatus,
+        dropped: Callable[[str, int], None],
+        engines: int = 1,
     ) -> None:
         """dropped(reason, n) is told of images that were given up before they were computed, and why."""
         self._arena, self._status, self._dropped = arena, status, dropped
@@ -53,39 +65,18 @@ class SlotPool:
         arena.used[first : first + count] = 0
         self.count = count
         self._kept = count - round(BACKGROUND_SHARE * count)  # from background work
-        self._line: Line | None = None
-        self._waiting: dict[int, Ticket] = {}  # by slot that the engine owns
-        self._orders: list[bytes] = []
+        self._engines = [EngineLine(self) for _ in range(engines)]
+        self._turns = list(range(engines))  # of the engines: who was chosen last comes last
 
-    def connect(self, sock: socket.socket) -> None:
-        """Use a new line to the engine. What a former engine still owed has failed."""
-        self.disconnect()
-        self._line = Line(sock, REPLY)
-        asyncio.get_running_loop().add_reader(sock, self._on_replies)
-        if self._orders:  # that came when there was no line
-            self._ring()
-
-    def disconnect(self) -> None:
-        """The engine is gone. What it held has failed: one of these images may be what it died of."""
-        if self._line is None:
-            return
-        loop = asyncio.get_running_loop()
-        loop.remove_reader(self._line.socket)
-        loop.remove_writer(self._line.socket)
-        self._line.close()
-        self._line = None
-        self._fail("the engine was lost while it held the image")
+    def connect(self, sock: socket.socket, engine: int = 0) -> None:
+        """Use a new line to an engine. What a former one in its place still owed has failed."""
+        self._engines[engine].connect(sock)
 
     def check_hope(self) -> None:
         """The status has changed: what waits for an engine that will not come has failed."""
-        if self._line is None and not (self._status.ready or self._status.recovering):
-            self._fail(self._status.reason)
-
-    def _fail(self, reason: str) -> None:
-        self._orders.clear()
-        waiting, self._waiting = self._waiting, {}
-        for slot, ticket in waiting.items():
-            ticket.fail(slot, problems.not_ready(reason))
+        for engine, state in zip(self._engines, self._status.engines, strict=True):
+            if not engine.connected and state == "away":
+                engine.fail(self._status.reason or "the engine was lost")
 
     def check_room(self, count: int, urgency: int) -> None:
         """Raises Problem: 503 if there is no engine and none to come, 429 if fewer than `count` slots are free.
@@ -111,28 +102,87 @@ class SlotPool:
         now = time.monotonic()
         command = Command.EXPLAIN if question else Command.PREDICT
         for slot in slots:
-            self._waiting[slot] = ticket
-            self._order(ORDER.pack(slot, command, ticket.urgency, now, deadline, *(question or NO_QUESTION)))
+            engine = self._engines[0] if len(self._engines) == 1 else self._least_busy()
+            engine.owed[slot] = ticket
+            engine.order(ORDER.pack(slot, command, ticket.urgency, now, deadline, *(question or NO_QUESTION)))
         return now
 
+    def _least_busy(self) -> "EngineLine":
+        """Of the engines that answer the one that owes this worker least; of equals whose turn it is."""
+        states = self._status.engines
+        able = (
+            [index for index in self._turns if states[index] == "ready" and self._engines[index].connected]
+            or [index for index in self._turns if states[index] != "away"]
+            or self._turns
+        )
+        chosen = min(able, key=lambda index: len(self._engines[index].owed))
+        self._turns.remove(chosen)
+        self._turns.append(chosen)
+        return self._engines[chosen]
+
     def give_back(self, slots: Iterable[int]) -> None:
-        """The owner needs them no more; those that the engine still has come back with its reply."""
+        """The owner needs them no more; those that an engine still has come back with its reply."""
         for slot in slots:
-            if slot in self._waiting:
-                self._order(ORDER.pack(slot, Command.CANCEL, 0, 0.0, 0.0, *NO_QUESTION))
+            for engine in self._engines:
+                if slot in engine.owed:
+                    engine.order(ORDER.pack(slot, Command.CANCEL, 0, 0.0, 0.0, *NO_QUESTION))
+                    break
             else:
-                self._release(slot)
+                self.release(slot)
 
     def given_up(self, ticket: "Ticket", images: int) -> None:
         """Nobody waits any more for so many images of the ticket, which were not computed."""
         if ticket.given_up and images:
             self._dropped(ticket.given_up, images)
 
-    def _release(self, slot: int) -> None:
+    def release(self, slot: int) -> None:
+        """Neither the owner nor an engine needs the slot."""
         self._arena.used[slot] = 0
         self._free.append(slot)
 
-    def _order(self, order: bytes) -> None:
+
+class EngineLine:
+    """A worker's line to one engine, and the images that this one owes it."""
+
+    def __init__(self, pool: SlotPool) -> None:
+        self._pool = pool
+        self._line: Line | None = None
+        self._orders: list[bytes] = []
+        self.owed: dict[int, Ticket] = {}
+        """by slot, which is the engine's"""
+
+    @property
+    def connected(self) -> bool:
+        return self._line is not None
+
+    def connect(self, sock: socket.socket) -> None:
+        """Use a new line. What the former engine still owed has failed."""
+        self.disconnect()
+        self._line = Line(sock, REPLY)
+        asyncio.get_running_loop().add_reader(sock, self._on_replies)
+        if self._orders:  # that came when there was no line
+            self._ring()
+
+    def disconnect(self) -> None:
+        """The engine is gone. What it held has failed: one of these images may be what it died of."""
+        if self._line is None:
+            return
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(self._line.socket)
+        loop.remove_writer(self._line.socket)
+        self._line.close()
+        self._line = None
+        self.fail("the engine was lost while it held the image")
+
+    def fail(self, reason: str) -> None:
+        """Nothing of what is owed will come."""
+        self._orders.clear()
+        owed, self.owed = self.owed, {}
+        for slot, ticket in owed.items():
+            ticket.fail(slot, problems.not_ready(reason))
+
+    def order(self, order: bytes) -> None:
+        """Send one record of doorbell.ORDER, now or once there is a line."""
         if not self._orders:  # one write for all that this turn of the loop brings
             asyncio.get_running_loop().call_soon(self._ring)
         self._orders.append(order)
@@ -157,10 +207,10 @@ class SlotPool:
             self.disconnect()
             return
         for record in replies:
-            ticket = self._waiting.pop(record[0])
+            ticket = self.owed.pop(record[0])
             if ticket.closed:
-                self._release(record[0])
-                self.given_up(ticket, record[1] == Status.CANCELLED)
+                self._pool.release(record[0])
+                self._pool.given_up(ticket, record[1] == Status.CANCELLED)
             else:
                 ticket.reply(Reply(*record))
 

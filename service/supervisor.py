@@ -1,4 +1,4 @@
-"""The supervisor: starts the engine and the workers, replaces what dies or hangs, stops all in order.
+"""The supervisor: starts the engines and the workers, replaces what dies or hangs, stops all in order.
 
 One loop acts on everything: signals, messages and ends of children arrive as readable descriptors.
 """
@@ -12,18 +12,20 @@ import signal
 import socket
 import subprocess  # nosec B404 # for the type of a child
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from models.config import read_config
-from service import api_keys, control, gpu_watch, process
+from service import api_keys, control, gpu_watch, gpus, process
 from service.api_keys import ApiKeysError
 from service.arena import Arena
 from service.control import Message
 from service.metrics import DIRECTORY_VARIABLE
 from service.scratch import Scratch
 from service.settings import Settings
+from service.slots import EngineState
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +36,7 @@ STOP_SECONDS = 5.0  # what a child may take to stop once its work is done
 FIRST_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS = 0.5, 30.0
 # A child that has worked for so long has not died of its start: the next one need not wait.
 STEADY_SECONDS = 5.0
-# So many ends of the engine before it was steady, and liveness fails.
+# So many ends of every engine before it was steady, and liveness fails.
 HOPELESS_CRASHES = 5
 BACKLOG = 2048  # connections that wait in the kernel while workers are busy or being replaced
 
@@ -43,7 +45,7 @@ class StartError(Exception):
     """The service cannot start; the message says what to do."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Place:
     """A place for a child process: who is in it now, and how often its occupants have died early."""
 
@@ -56,6 +58,24 @@ class Place:
     works_since: float | None = None
     crashes: int = 0
     restart_at: float | None = None
+    held_by: Counter["Place"] = field(default_factory=Counter)
+    """of a worker: engines that may still write into its slots, with how many lines"""
+
+
+@dataclass(eq=False)
+class EnginePlace(Place):
+    """A place for an engine."""
+
+    index: int = 0
+    device: str | None = None
+    """what CUDA_VISIBLE_DEVICES is to be; None leaves it alone"""
+    state: EngineState = "away"
+    reason: str = "starting"
+    failed: bool = False
+    card: dict[str, Any] = field(default_factory=dict)
+
+    def environment(self) -> dict[str, str]:
+        return {} if self.device is None else {gpus.VARIABLE: self.device}
 
 
 @dataclass
@@ -67,8 +87,10 @@ class Status:
     reason: str = "starting"
     failed: bool = False
     draining: bool = False
+    engines: list[EngineState] = field(default_factory=list)
     engine_restarts: int = 0
     card: dict[str, Any] = field(default_factory=dict)
+    capacity: dict[str, float] = field(default_factory=dict)
 
 
 class Supervisor:
@@ -96,10 +118,13 @@ class Supervisor:
         )
         self._arena = Arena.create(*self._arena_shape)
         self._scratch = Scratch()
-        self._status = Status()
-        self._engine = Place("engine", self._start_engine)
+        self._engines = self._places(devices_of(settings))
+        self._status = Status(engines=[engine.state for engine in self._engines])
         self._workers = [Place(f"worker {index}", self._start_worker) for index in range(settings.workers)]
         self._compiler = Place("compiler", lambda place: None)
+        self._asked: dict[Place, dict[str, Any]] = {}
+        """engines that wait for a package, and which"""
+        self._compiling: dict[str, Any] = {}
         self._gpu_watch = Place("gpu watch", lambda place: self._occupy(place, "service.gpu_watch", {}))
         self._announced = self._stopping = False
         self._fatal: str | None = None
@@ -111,16 +136,15 @@ class Supervisor:
         _allow_many_connections()
         stopping = self._catch_signals()
         try:
-            self._engine.start(self._engine)
-            for worker in self._workers:
-                worker.start(worker)
+            for place in (*self._engines, *self._workers):
+                place.start(place)
             if gpu_watch.wanted(self._settings.device):
                 self._gpu_watch.start(self._gpu_watch)
             while not stopping and self._fatal is None:
                 self._turn()
             self._stop(stopping)
         finally:
-            for place in (*self._workers, self._compiler, self._gpu_watch, self._engine):
+            for place in (*self._workers, self._compiler, self._gpu_watch, *self._engines):
                 if place.process:
                     os.killpg(place.process.pid, signal.SIGKILL)
                     place.process.wait()
@@ -134,20 +158,21 @@ class Supervisor:
         for key, _ in self._selector.select(TICK_SECONDS):
             key.data()
         now = time.monotonic()
-        for place in (self._engine, *self._workers, self._gpu_watch):
+        for place in (*self._engines, *self._workers, self._gpu_watch):
             if place.process and place.last_heard is not None and now - place.last_heard > STUCK_SECONDS:
-                if place is self._engine:
-                    self._tell(ready=False, recovering=self._may_wait(), reason="replacing the engine")
+                if isinstance(place, EnginePlace):
+                    self._lose(place)
                 log.error("%s has been silent for %.0f s: killing it", place.role, STUCK_SECONDS)
                 place.last_heard = None
                 os.killpg(place.process.pid, signal.SIGKILL)
-            if place.restart_at is not None and now >= place.restart_at:
+            if place.restart_at is not None and now >= place.restart_at and not self._is_held(place):
                 place.restart_at = None
                 place.start(place)
             if place.crashes and place.works_since is not None and now - place.works_since > STEADY_SECONDS:
                 place.crashes = 0
-                if place is self._engine:
-                    self._tell(failed=False)
+                if isinstance(place, EnginePlace):
+                    place.failed = False
+                    self._tell()
 
     def _catch_signals(self) -> list[int]:
         """The signals that have come, filled by the loop."""
@@ -173,30 +198,34 @@ class Supervisor:
         self._stopping = True
         if not self._announced:  # nobody has asked what has never been ready
             self._kill_beginners()
-        self._end(self._compiler, STOP_SECONDS)
+        self._end([self._compiler], STOP_SECONDS)
         self._listener.close()
         for worker in self._workers:
             worker.restart_at = None
             if worker.channel:
                 control.send(worker.channel, "stop")
         self._turn_until_gone(self._workers, self._settings.request_timeout + STOP_SECONDS)
-        self._end(self._gpu_watch, STOP_SECONDS)
-        self._end(self._engine, STOP_SECONDS)
+        self._end([self._gpu_watch], STOP_SECONDS)
+        for engine in self._engines:
+            engine.restart_at = None
+        self._kill_beginners()  # nobody waits for them any more
+        self._end(self._engines, STOP_SECONDS)
 
     def _kill_beginners(self) -> None:
         """Those that are not far enough to hear that they should stop."""
-        for place in (self._engine, *self._workers):
+        for place in (*self._engines, *self._workers):
             if place.process and place.works_since is None:
                 os.killpg(place.process.pid, signal.SIGKILL)
 
-    def _end(self, place: Place, seconds: float) -> None:
-        if place.channel and place.process:
-            control.send(place.channel, "stop")
-            if place is self._compiler:
-                place.process.terminate()
-            self._turn_until_gone([place], seconds)
+    def _end(self, places: Sequence[Place], seconds: float) -> None:
+        for place in places:
+            if place.channel and place.process:
+                control.send(place.channel, "stop")
+                if place is self._compiler:
+                    place.process.terminate()
+        self._turn_until_gone(places, seconds)
 
-    def _turn_until_gone(self, places: list[Place], seconds: float) -> None:
+    def _turn_until_gone(self, places: Sequence[Place], seconds: float) -> None:
         limit = time.monotonic() + seconds
         while any(place.process for place in places) and time.monotonic() < limit:
             self._turn()
@@ -206,16 +235,29 @@ class Supervisor:
 
     # -- children ------------------------------------------------------------------------------
 
+    def _places(self, devices: list[str | None]) -> list[EnginePlace]:
+        if devices == [None]:
+            return [EnginePlace("engine", self._start_engine)]
+        log.info("%d engines, on %s", len(devices), ", ".join(map(str, devices)))
+        return [
+            EnginePlace(f"engine {index} on {device}", self._start_engine, index=index, device=device)
+            for index, device in enumerate(devices)
+        ]
+
     def _start_engine(self, place: Place) -> None:
-        environment = self._scratch.cleared(self._scratch.engine)
-        self._occupy(place, "service.engine", environment, former=self._status.card)
-        for index in range(len(self._workers)):
-            self._connect(index)
+        assert isinstance(place, EnginePlace)
+        environment = self._scratch.cleared(self._scratch.engine / str(place.index)) | place.environment()
+        number = place.index if len(self._engines) > 1 else None
+        self._occupy(place, "service.engine", environment, former=place.card, engine=number)
+        for worker in self._workers:
+            self._connect(place, worker)
 
     def _start_worker(self, place: Place) -> None:
         index = self._workers.index(place)
-        self._occupy(place, "service.worker", {}, fds=[self._listener.fileno()], worker=index)
-        self._connect(index)
+        engines = len(self._engines)
+        self._occupy(place, "service.worker", {}, fds=[self._listener.fileno()], worker=index, engines=engines)
+        for engine in self._engines:
+            self._connect(engine, place)
         self._send(place, "status", **vars(self._status))
 
     def _occupy(
@@ -239,25 +281,55 @@ class Supervisor:
             **fields,
         )
 
-    def _connect(self, index: int) -> None:
-        """Lay a doorbell line between the engine and a worker, if both are there."""
-        worker = self._workers[index]
-        if not (self._engine.channel and worker.channel):
+    def _connect(self, engine: EnginePlace, worker: Place) -> None:
+        """Lay a doorbell line between an engine and a worker, if both are there."""
+        if not (engine.channel and worker.channel):
             return
+        numbers = {"engine": engine.index, "worker": self._workers.index(worker)}
         ends = socket.socketpair()
-        for place, end in zip((self._engine, worker), ends, strict=True):
-            self._send(place, "connect", fds=[end.fileno()], worker=index)
+        for place, end in zip((engine, worker), ends, strict=True):
+            self._send(place, "connect", fds=[end.fileno()], **numbers)
             end.close()
+        worker.held_by[engine] += 1
+
+    def _is_held(self, worker: Place) -> bool:
+        """Whether an engine may still write into the slots of the worker that was here.
+
+        Its successor could order the same slots from another engine. One that has never been ready has written nothing.
+        """
+        return any(engine.works_since is not None and worker.held_by[engine] > 0 for engine in self._engines)
 
     def _send(self, place: Place, kind: str, fds: list[int] | None = None, **fields: Any) -> None:
         if place.channel:
             control.send(place.channel, kind, fds or [], **fields)
 
     def _tell(self, **changes: Any) -> None:
-        """Change the status and tell every worker."""
-        vars(self._status).update(changes)
+        """Change the status, by what is known of the engines, too, and tell every worker."""
+        engines = self._engines
+        states = [engine.state for engine in engines]
+        # One that is lost says what it was, as long as there is no other to say.
+        cards = [engine.card for engine in engines if engine.state == "ready"] or [engines[0].card]
+        capacity: Counter[str] = Counter()
+        for card in cards:
+            capacity.update(card.get("images_per_second", {}))
+        vars(self._status).update(
+            ready="ready" in states,
+            recovering="recovering" in states,
+            reason=", ".join(dict.fromkeys(engine.reason for engine in engines if engine.reason)),
+            failed=all(engine.failed for engine in engines),
+            engines=states,
+            card=min(cards, key=lambda card: card.get("form") != "eager"),
+            capacity=capacity,
+            **changes,
+        )
         for worker in self._workers:
             self._send(worker, "status", **vars(self._status))
+
+    def _lose(self, engine: EnginePlace) -> None:
+        """The engine answers no more."""
+        engine.state = "recovering" if self._announced and engine.crashes == 0 else "away"
+        engine.reason = "replacing the engine"
+        self._tell()
 
     def _on_message(self, place: Place) -> None:
         assert place.channel
@@ -279,27 +351,45 @@ class Supervisor:
     def _on_alive(self, place: Place, message: Message) -> None:
         """A heartbeat: having been heard is all."""
 
-    def _on_status(self, place: Place, message: Message) -> None:
+    def _on_status(self, place: EnginePlace, message: Message) -> None:
         if message.fields["ready"]:
             place.works_since = place.works_since or time.monotonic()
         else:  # it has said what keeps it: compiling at start-up leaves no time for heartbeats
             place.last_heard = None
-        self._tell(recovering=False, **message.fields)
+        place.state = "ready" if message.fields["ready"] else "away"
+        place.reason, place.card = message.fields["reason"], message.fields["card"]
+        self._tell()
+
+    def _on_released(self, place: EnginePlace, message: Message) -> None:
+        """The engine writes no more into the slots of a worker that is gone."""
+        self._workers[message.fields["worker"]].held_by[place] -= 1
 
     def _on_fatal(self, place: Place, message: Message) -> None:
         self._fatal = message.fields["message"]
 
-    def _on_compile(self, place: Place, message: Message) -> None:
+    def _on_compile(self, place: EnginePlace, message: Message) -> None:
         """The engine has no compiled package for this target."""
-        if self._compiler.process or self._stopping:
+        self._asked[place] = message.fields
+        self._compile()
+
+    def _compile(self) -> None:
+        """Start the compiler for whoever has asked first, if it does not run."""
+        if not self._asked or self._compiler.process or self._stopping:
             return
+        engine, self._compiling = next(iter(self._asked.items()))
+        assert isinstance(engine, EnginePlace)
         log.info("compiling the network in the background")
-        environment = self._scratch.cleared(self._scratch.compiler)
-        self._occupy(self._compiler, "service.compiler", environment, target=message.fields)
+        environment = self._scratch.cleared(self._scratch.compiler) | engine.environment()
+        self._occupy(self._compiler, "service.compiler", environment, target=self._compiling["target"])
 
     def _on_compiled(self, place: Place, message: Message) -> None:
-        """The compiler has finished: the engine may take the package."""
-        self._send(self._engine, "compiled", error=message.fields["error"])
+        """The compiler has finished: the engines that wait for this package may take it."""
+        self._compiled(message.fields["error"])
+
+    def _compiled(self, error: str | None) -> None:
+        for engine in [engine for engine, asked in self._asked.items() if asked == self._compiling]:
+            self._send(engine, "compiled", error=error)
+            del self._asked[engine]
 
     def _on_end(self, place: Place) -> None:
         assert place.process
@@ -311,27 +401,21 @@ class Supervisor:
             self._on_message(place)
         if place is self._compiler:
             if code != 0 and not self._stopping:
-                self._send(self._engine, "compiled", error=f"the compiler ended with code {code}; see its log above")
+                self._compiled(f"the compiler ended with code {code}; see its log above")
+            self._compile()
             return
+        for worker in self._workers:
+            del worker.held_by[place]
         if self._stopping or self._fatal is not None or (place is self._gpu_watch and code == 0):
             return
         delay = 0.0 if place.crashes == 0 else min(FIRST_BACKOFF_SECONDS * 2**place.crashes, MAX_BACKOFF_SECONDS)
-        may_wait = self._may_wait()
-        place.crashes += 1
         place.restart_at = time.monotonic() + delay
         log.error("%s ended with code %d: replacing it in %.1f s", place.role, code, delay)
-        if place is self._engine:
-            self._tell(
-                ready=False,
-                recovering=may_wait,
-                reason="replacing the engine",
-                failed=self._status.failed or place.crashes >= HOPELESS_CRASHES,
-                engine_restarts=self._status.engine_restarts + 1,
-            )
-
-    def _may_wait(self) -> bool:
-        """Whether the engine, which is lost, will be back soon for all we know."""
-        return self._announced and self._engine.crashes == 0
+        if isinstance(place, EnginePlace):
+            place.failed = place.failed or place.crashes + 1 >= HOPELESS_CRASHES
+            self._status.engine_restarts += 1
+            self._lose(place)
+        place.crashes += 1
 
     def _announce(self) -> None:
         """Say once that the service answers."""
@@ -347,6 +431,25 @@ class Supervisor:
             port,
             extra={"fields": {"event": "ready", "host": host, "port": port}},
         )
+
+
+def devices_of(settings: Settings) -> list[str | None]:
+    """For each engine what CUDA_VISIBLE_DEVICES is to be; None leaves it alone: one engine takes the first device.
+
+    Raises StartError.
+    """
+    if settings.device != "cuda" or settings.devices == 1:
+        return [None]
+    try:
+        found = gpus.visible(os.environ)
+    except subprocess.TimeoutExpired as error:
+        raise StartError(
+            f"NVIDIA's management library does not answer: is a GPU lost? Name those to use with {gpus.VARIABLE}"
+        ) from error
+    wanted = max(1, len(found)) if settings.devices == "auto" else settings.devices
+    if wanted > len(found) and wanted > 1:
+        raise StartError(f"{wanted} GPUs are asked for with --devices or COORDSERVE_DEVICES, and {len(found)} found")
+    return [None] if wanted == 1 else list(found[:wanted])
 
 
 def _allow_many_connections() -> None:

@@ -140,10 +140,10 @@ class RequestSpans(Tracing):
 
 
 class BatchSpans(Tracing):
-    """The spans of the engine: kept where one of their requests is."""
+    """The spans of an engine: kept where one of their requests is."""
 
-    def __init__(self, arena: Arena) -> None:
-        super().__init__("engine", arena, ALWAYS_ON)
+    def __init__(self, process: str, arena: Arena) -> None:
+        super().__init__(process, arena, ALWAYS_ON)
 
     def batch(self, slots: list[int], statuses: Sequence[Status], since: float, seconds: float) -> None:
         """The images in these slots were computed from that time.monotonic() on."""

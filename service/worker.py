@@ -1,4 +1,4 @@
-"""A front-end worker: uvicorn on the shared listener, a line to the engine, an ear for the supervisor."""
+"""A front-end worker: uvicorn on the shared listener, a line to each engine, an ear for the supervisor."""
 
 import asyncio
 import gc
@@ -33,7 +33,8 @@ async def serve(channel: socket.socket, start: Message) -> None:
     listener = socket.socket(fileno=start.fds[1])
     status = ServiceStatus()
     counters = WorkerMetrics()
-    pool = SlotPool(arena, worker * settings.slots_per_worker, settings.slots_per_worker, status, counters.dropped)
+    count, engines = settings.slots_per_worker, start.fields["engines"]
+    pool = SlotPool(arena, worker * count, count, status, counters.dropped, engines)
     collector = StatusCollector(status, config.name, len(arena.used), lambda: arena.used)
     spans = None
     if settings.tracing:
@@ -66,7 +67,7 @@ async def serve(channel: socket.socket, start: Message) -> None:
             vars(status).update(message.fields)
             pool.check_hope()
         elif message.kind == "connect":
-            pool.connect(socket.socket(fileno=message.fds[0]))
+            pool.connect(socket.socket(fileno=message.fds[0]), message.fields["engine"])
 
     async def heartbeat() -> None:
         while True:

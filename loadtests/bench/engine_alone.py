@@ -33,7 +33,7 @@ class EngineAlone:
         self.arena = Arena.create(*shape)
         self.arena.pixels[:] = np.random.default_rng(0).integers(0, 256, self.arena.pixels.shape, dtype=np.uint8)
         self._process, self._channel = process.start("service.engine", {"PROMETHEUS_MULTIPROC_DIR": metrics_dir})
-        start = {"settings": settings.model_dump(mode="json"), "arena": shape, "former": {}}
+        start = {"settings": settings.model_dump(mode="json"), "arena": shape, "former": {}, "engine": None}
         control.send(self._channel, "start", [self.arena.fd], **start)
         ours, theirs = socket.socketpair()
         control.send(self._channel, "connect", [theirs.fileno()], worker=0)

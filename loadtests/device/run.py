@@ -64,7 +64,7 @@ def questions(subject: Any) -> dict[str, Question]:
     from service.cuda_device import allocations
 
     served = subject.target.dtype
-    settings = {"max_batch": LARGEST, "queue_images": 1536, "device": "cuda"}
+    settings = {"max_batch": LARGEST, "queue_images": 1536, "device": "cuda", "devices": 1}
     forms: dict[str, Any] = {}
 
     def agree(going: Callable[[], bool]) -> Any:

@@ -23,6 +23,7 @@ INLINE void mean_columns(const Product<T>& p, const T* x, int64_t pixels, int64_
 // out [images, p.out], of x [images, pixels, p.in]
 template <typename T>
 static void compute(const Product<T>& p, int64_t images, int64_t pixels, const T* x, T* out) {
+    if (pixels == 1) return product(p, x, images, out);
     const int64_t all = (p.out + LANES - 1) / LANES;
 #pragma omp parallel for collapse(2)
     for (int64_t group = 0; group < (all + 2) / 3; group++)  // whose weights stay in the nearest cache for all images

@@ -1,4 +1,4 @@
-// Products of pixels and weights: 7 pixels by 48 columns at a time, whose sums are what the registers hold.
+// Products of pixels and weights: 7 pixels by 48 columns at a time, or 4 by 96, whose sums are what the registers hold.
 
 namespace coordserve {
 
@@ -13,36 +13,50 @@ struct Product {  // a 1x1 convolution and the activation behind it
 template <int N>
 struct Fixed {};  // a number that is known when compiling
 
-// sums[r][v] += the products of R pixels, `pitch` apart, with V vectors of columns
+// sums[r][v] += one input, or a pair of them, of R pixels, `pitch` apart, times V vectors of columns, `panel` apart
 template <int R, int V>
-INLINE void multiply(const float* x, int64_t pitch, int64_t in, const float* weight, int64_t panel, Floats (&sums)[R][V]) {
-    for (int64_t k = 0; k < in; k++, weight += LANES) {
-        Floats columns[V];
-        for (int v = 0; v < V; v++) columns[v] = load(weight + v * panel);
-        for (int r = 0; r < R; r++)
-            for (int v = 0; v < V; v++) sums[r][v] += columns[v] * x[r * pitch + k];
-    }
+INLINE void add_products(const float* x, int64_t pitch, const float* weight, int64_t panel, Floats (&sums)[R][V]) {
+    Floats columns[V];
+    for (int v = 0; v < V; v++) columns[v] = load(weight + v * panel);
+    for (int r = 0; r < R; r++)
+        for (int v = 0; v < V; v++) sums[r][v] += columns[v] * x[r * pitch];
 }
 template <int R, int V>
-INLINE void multiply(const Bfloat16* x, int64_t pitch, int64_t in, const Bfloat16* weight, int64_t panel, Floats (&sums)[R][V]) {
-    for (int64_t k = 0; k < in; k += 2, weight += 2 * LANES) {
-        Words columns[V];  // the rows k and k + 1 of the weights, in the lower and upper half of each
-        for (int v = 0; v < V; v++) columns[v] = *(const Words*)(weight + v * panel);
-        for (int r = 0; r < R; r++) {
-            uint32_t pair;
-            __builtin_memcpy(&pair, x + r * pitch + k, sizeof(pair));
-            for (int v = 0; v < V; v++) {
+INLINE void add_products(const Bfloat16* x, int64_t pitch, const Bfloat16* weight, int64_t panel, Floats (&sums)[R][V]) {
+    Words columns[V];  // the two rows of the weights, in the lower and upper half of each
+    for (int v = 0; v < V; v++) columns[v] = *(const Words*)(weight + v * panel);
+    for (int r = 0; r < R; r++) {
+        uint32_t pair;
+        __builtin_memcpy(&pair, x + r * pitch, sizeof(pair));
+        for (int v = 0; v < V; v++) {
 #ifdef __AVX512BF16__
-                sums[r][v] = (Floats)_mm512_dpbf16_ps(
-                    (__m512)sums[r][v], (__m512bh)columns[v], (__m512bh)_mm512_set1_epi32((int)pair));
+            sums[r][v] = (Floats)_mm512_dpbf16_ps(
+                (__m512)sums[r][v], (__m512bh)columns[v], (__m512bh)_mm512_set1_epi32((int)pair));
 #else
-                Words both = Words{} + pair;
-                sums[r][v] += (Floats)(columns[v] << 16) * (Floats)(both << 16);
-                sums[r][v] += (Floats)(columns[v] & 0xffff0000) * (Floats)(both & 0xffff0000);
+            Words both = Words{} + pair;
+            sums[r][v] += (Floats)(columns[v] << 16) * (Floats)(both << 16);
+            sums[r][v] += (Floats)(columns[v] & 0xffff0000) * (Floats)(both & 0xffff0000);
 #endif
-            }
         }
     }
+}
+
+// sums[r][v] += the products of R pixels with V vectors of columns, over `in` inputs
+template <int R, int V, typename T>
+INLINE void multiply(const T* x, int64_t pitch, int64_t in, const T* weight, int64_t panel, Floats (&sums)[R][V]) {
+    constexpr int64_t step = sizeof(float) / sizeof(T);
+    constexpr int CHAINS = R * V >= 6 ? 1 : R * V >= 3 ? 2 : 4;  // an addition waits for the one before it: there must be others meanwhile
+    int64_t k = 0;
+    if (CHAINS > 1) {
+        Floats more[CHAINS][R][V]{};
+        for (; k + CHAINS * step <= in; k += CHAINS * step)
+            for (int i = 0; i < CHAINS; i++)
+                add_products(x + k + i * step, pitch, weight + (k + i * step) * LANES, panel, more[i]);
+        for (int i = 0; i < CHAINS; i++)
+            for (int r = 0; r < R; r++)
+                for (int v = 0; v < V; v++) sums[r][v] += more[i][r][v];
+    }
+    for (; k < in; k += step) add_products(x + k, pitch, weight + k * LANES, panel, sums);
 }
 
 // The sums of R pixels and V vectors of columns, from a panel on, are done: out [R, columns]; added likewise, if it is not null
@@ -74,7 +88,7 @@ INLINE void tile(const Product<T>& p, const T* x, int64_t panel, Floats (&sums)[
     multiply(x, p.in, p.in, p.weight + panel * p.in * LANES, p.in * LANES, sums);
 }
 
-template <int V, typename T>
+template <int V, int MOST, typename T>
 INLINE void columns(const Product<T>& p, const T* x, int64_t pixels, int64_t panel, T* out, const T* added) {
     int64_t i = 0;
     auto tiles = [&]<int R>(Fixed<R>) INLINE_LAMBDA {
@@ -84,16 +98,18 @@ INLINE void columns(const Product<T>& p, const T* x, int64_t pixels, int64_t pan
             finish(sums, p.activation, p.out, panel, out + i * p.out, added ? added + i * p.out : nullptr);
         }
     };
-    tiles(Fixed<7>{}), tiles(Fixed<4>{}), tiles(Fixed<2>{}), tiles(Fixed<1>{});
+    tiles(Fixed<MOST>{}), tiles(Fixed<4>{}), tiles(Fixed<2>{}), tiles(Fixed<1>{});
 }
 
 // out [pixels, out] = x [pixels, in] times the weights, plus the bias and what is added
 template <typename T>
 static void product(const Product<T>& p, const T* x, int64_t pixels, T* out, const T* added = nullptr) {
     int64_t panel = 0, all = (p.out + LANES - 1) / LANES;
-    for (; panel + 3 <= all; panel += 3) columns<3>(p, x, pixels, panel, out, added);
-    if (panel + 2 <= all) columns<2>(p, x, pixels, panel, out, added), panel += 2;
-    if (panel < all) columns<1>(p, x, pixels, panel, out, added);
+    if (pixels < 7)
+        for (; panel + 6 <= all; panel += 6) columns<6, 4>(p, x, pixels, panel, out, added);
+    for (; panel + 3 <= all; panel += 3) columns<3, 7>(p, x, pixels, panel, out, added);
+    if (panel + 2 <= all) columns<2, 7>(p, x, pixels, panel, out, added), panel += 2;
+    if (panel < all) columns<1, 7>(p, x, pixels, panel, out, added);
 }
 
 }  // namespace coordserve

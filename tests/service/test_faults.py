@@ -96,6 +96,14 @@ def ask(service: RunningService, headers: dict[str, str] = HEADERS) -> httpx.Res
     return httpx.post(f"{service.url}/v1/predict", content=SEVEN, headers=headers, timeout=30)
 
 
+def ask_or_none(service: RunningService) -> int | None:
+    """The status of an answer, if there is one."""
+    try:
+        return ask(service).status_code
+    except httpx.TransportError:
+        return None
+
+
 def slow_engine_service(cache: Path) -> RunningService:
     """A service whose batches wait 0.5 s to fill, so that requests are surely inside when something happens."""
     return RunningService(workers=2, cache_dir=cache, max_delay_ms=500)
@@ -200,6 +208,18 @@ def test_workers_killed_while_the_engine_holds_their_images_harm_nobody_else(com
                 assert answer.json()["predictions"][0][0]["label"] == "seven"
         wait_until(lambda: len(service.children("service.worker")) == 2, 30, "two workers")
         assert all(ask(service).status_code == 200 for _ in range(10))
+
+
+def test_a_worker_that_dies_while_the_engine_starts_does_not_take_it_along(compiled_cache: Path):
+    with RunningService(workers=1, cache_dir=compiled_cache) as service:
+        (engine,), (worker,) = service.children("service.engine"), service.children("service.worker")
+        engine.kill()
+        wait_until(lambda: service.children("service.engine") not in ([], [engine]), 30, "another engine starts")
+        worker.kill()
+
+        wait_until(lambda: service.children("service.worker") not in ([], [worker]), 30, "another worker starts")
+        wait_until(lambda: ask_or_none(service) == 200, 60, "it answers again")
+        assert b"coordserve_engine_restarts_total 1.0" in service.get("/metrics")[1]
 
 
 def test_a_stuck_engine_is_noticed_and_replaced(fault: Path, compiled_cache: Path):

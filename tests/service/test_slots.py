@@ -10,7 +10,7 @@ import pytest
 from service.arena import Arena
 from service.doorbell import DEFAULT_URGENCY, LEAST_URGENCY, ORDER, REPLY, Command, Line, Order, Reply, Status
 from service.problems import Problem
-from service.slots import ServiceStatus, SlotPool, Ticket
+from service.slots import EngineState, ServiceStatus, SlotPool, Ticket
 
 SLOTS = 4
 LONG = 1e9  # a deadline
@@ -46,6 +46,22 @@ def new_pool(status: ServiceStatus | None = None) -> tuple[SlotPool, PlayedEngin
     pool = SlotPool(arena, 0, SLOTS, status or ServiceStatus(ready=True), engine.count_dropped)
     pool.connect(engine.socket)
     return pool, engine
+
+
+def pool_of_two(states: list[EngineState]) -> tuple[SlotPool, ServiceStatus, list[PlayedEngine]]:
+    """With 8 slots, and a line to both engines."""
+    arena = Arena.create(2 * SLOTS, size=8, classes=3)
+    status = ServiceStatus(ready="ready" in states, recovering="recovering" in states, engines=states)
+    engines = [PlayedEngine(arena), PlayedEngine(arena)]
+    pool = SlotPool(arena, 0, 2 * SLOTS, status, engines[0].count_dropped, engines=2)
+    for index, engine in enumerate(engines):
+        pool.connect(engine.socket, index)
+    return pool, status, engines
+
+
+async def infer(pool: SlotPool, images: int) -> list[Reply]:
+    with pool.take(images, DEFAULT_URGENCY) as ticket:
+        return await ticket.infer(list(range(images)), LONG)
 
 
 def free_slots(pool: SlotPool) -> int:
@@ -184,7 +200,7 @@ def test_images_wait_for_the_engine_that_is_to_come():
 
         engine.line.close()
         await asyncio.sleep(0.01)
-        status.ready, status.recovering = False, True
+        status.ready, status.recovering, status.engines = False, True, ["recovering"]
         pool.check_hope()
         task = asyncio.create_task(request())
         await asyncio.sleep(0.01)
@@ -211,7 +227,7 @@ def test_images_that_wait_for_an_engine_fail_when_there_is_no_more_hope():
 
         task = asyncio.create_task(request())
         await asyncio.sleep(0.01)
-        status.recovering = False
+        status.recovering, status.engines = False, ["away"]
         pool.check_hope()
         with pytest.raises(Problem) as refusal:
             await task
@@ -244,6 +260,114 @@ def test_one_bad_slot_fails_its_request_alone(status: Status, code: int):
         assert refusal.value.status == code
         assert len(await good) == 1
         assert free_slots(pool) == SLOTS
+
+    asyncio.run(run())
+
+
+def test_images_are_shared_out_between_engines_by_what_each_has_to_do():
+    async def run() -> None:
+        pool, _, (first, second) = pool_of_two(["ready", "ready"])
+        whole = asyncio.create_task(infer(pool, 4))
+        orders = await first.orders(2), await second.orders(2)
+        for order in orders[1]:
+            second.reply(order.slot)
+        await asyncio.sleep(0.01)
+
+        more = asyncio.create_task(infer(pool, 2))
+        for order in await second.orders(2):  # it has nothing to do, and the first has two
+            second.reply(order.slot)
+        assert len(await more) == 2
+        for order in orders[0]:
+            first.reply(order.slot)
+        assert len(await whole) == 4
+        assert free_slots(pool) == 2 * SLOTS
+
+    asyncio.run(run())
+
+
+def test_engines_that_have_nothing_to_do_take_turns():
+    async def run() -> None:
+        pool, _, engines = pool_of_two(["ready", "ready"])
+        for engine in [*engines, *engines]:
+            task = asyncio.create_task(infer(pool, 1))
+            (order,) = await engine.orders(1)
+            engine.reply(order.slot)
+            await task
+
+    asyncio.run(run())
+
+
+def test_a_cancellation_goes_to_the_engine_that_has_the_image():
+    async def run() -> None:
+        pool, _, engines = pool_of_two(["ready", "ready"])
+        tasks = [asyncio.create_task(infer(pool, 1)) for _ in engines]
+        ordered = [(await engine.orders(1))[0] for engine in engines]
+        for task in tasks:
+            task.cancel()
+        for engine, order in zip(engines, ordered, strict=True):
+            (cancel,) = await engine.orders(1)
+            assert (cancel.slot, cancel.command) == (order.slot, Command.CANCEL)
+
+    asyncio.run(run())
+
+
+def test_a_lost_engine_takes_what_it_held_and_the_next_images_go_to_the_other():
+    async def run() -> None:
+        pool, status, (first, second) = pool_of_two(["ready", "ready"])
+        on_first, on_second = asyncio.create_task(infer(pool, 1)), asyncio.create_task(infer(pool, 1))
+        await first.orders(1)
+        (order,) = await second.orders(1)
+        first.line.close()
+        with pytest.raises(Problem) as refusal:
+            await on_first
+        assert refusal.value.status == 503
+
+        tasks = [asyncio.create_task(infer(pool, 1)) for _ in range(3)]  # before the supervisor has said anything
+        orders = [order, *await second.orders(3)]
+        status.engines = ["recovering", "ready"]
+        pool.check_hope()
+        tasks += [asyncio.create_task(infer(pool, 1)) for _ in range(3)]
+        orders += await second.orders(3)
+        for order in orders:
+            second.reply(order.slot)
+        assert all(len(replies) == 1 for replies in await asyncio.gather(on_second, *tasks))
+        assert free_slots(pool) == 2 * SLOTS
+
+    asyncio.run(run())
+
+
+def test_an_engine_that_starts_gets_nothing_before_it_answers():
+    async def run() -> None:
+        pool, status, (first, second) = pool_of_two(["away", "ready"])
+        tasks = [asyncio.create_task(infer(pool, 1)) for _ in range(2)]
+        orders = await second.orders(2)
+        status.engines = ["ready", "ready"]
+        tasks.append(asyncio.create_task(infer(pool, 1)))
+        (late,) = await first.orders(1)
+        first.reply(late.slot)
+        for order in orders:
+            second.reply(order.slot)
+        assert len(await asyncio.gather(*tasks)) == 3
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("known", ["ready", "recovering"], ids=["the supervisor has not said so yet", "it has"])
+def test_images_wait_for_the_engine_that_comes_back_and_not_for_the_other(known: EngineState):
+    async def run() -> None:
+        pool, status, (first, second) = pool_of_two(["away", known])
+        first.line.close()
+        second.line.close()
+        await asyncio.sleep(0.01)
+        task = asyncio.create_task(infer(pool, 2))
+        await asyncio.sleep(0.01)
+        status.engines = ["away", "recovering"]
+        pool.check_hope()
+        successor = PlayedEngine(second.arena)
+        pool.connect(successor.socket, 1)
+        for order in await successor.orders(2):
+            successor.reply(order.slot)
+        assert len(await task) == 2
 
     asyncio.run(run())
 

@@ -4,6 +4,9 @@ Python imports this at its start where the folder is in PYTHONPATH. `sticky`: wh
 for every batch; `memory N`: batches of more than N images do not fit; `slow S`: a batch takes S seconds; `hang`: it
 never comes back. With FAULT_OVERLAPPED the device is one whose batches overlap, as a GPU's do.
 
+Where GPUs are made up, their engines compute on the CPU, and each looks for a file of its own first, with the name of
+its GPU for a suffix.
+
 The service loses patience sooner than others do, so that no test waits for it longer than it must.
 """
 
@@ -16,6 +19,7 @@ if "service.engine" in sys.orig_argv:
     import numpy as np
     import torch
 
+    from models import compile
     from service import overlapped, pipeline
     from service.arena import Arena
     from service.forms import Form, Images, Scores
@@ -25,6 +29,8 @@ if "service.engine" in sys.orig_argv:
 
     def fault() -> list[str]:
         file = Path(os.environ["FAULT_FILE"])
+        own = file.with_suffix(f".{os.environ.get('CUDA_VISIBLE_DEVICES')}")
+        file = own if own.exists() else file
         return file.read_text().split() if file.exists() else [""]
 
     def fail(images: int) -> None:
@@ -57,6 +63,9 @@ if "service.engine" in sys.orig_argv:
         return overlapped.Overlapped(form.name, form.run, form.target, device=device, slots=len(arena.pixels))
 
     Form._compute = failing
+    if "FAKE_NVML" in os.environ:
+        choose_target = compile.choose_target
+        compile.choose_target = lambda device, *rest: choose_target("cpu", *rest)
     if "FAULT_OVERLAPPED" in os.environ:
         pipeline.HANG_SECONDS = 1.0
         overlapped.placed = placed
@@ -71,3 +80,4 @@ elif "serve" in sys.orig_argv:
 
     supervisor.STUCK_SECONDS = 5.0
     supervisor.FIRST_BACKOFF_SECONDS = 0.1
+    supervisor.HOPELESS_CRASHES = 3
