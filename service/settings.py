@@ -46,6 +46,10 @@ class Settings(BaseSettings):
         description=f"front-end processes (default: one a core, at most {MAX_DEFAULT_WORKERS})",
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the network runs")
+    decode: Literal["auto", "cpu", "gpu"] = Field(
+        "auto",
+        description="where baseline JPEGs are decoded; auto takes a GPU with the extra nvjpeg where that is faster",
+    )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto",
         description="arithmetic of the network; auto takes bfloat16 where the device has it and it is faster, "

@@ -6,10 +6,17 @@ from pathlib import Path
 from loadtests.running import RunningService
 
 
-def service_on(fault: Path, cache: Path, overlapped: bool = False, **settings: object) -> RunningService:
-    """One worker, and an engine whose device fails as the file `fault` says: see sitecustomize.py beside this file."""
+def service_on(
+    fault: Path, cache: Path, overlapped: bool = False, decoder: bool = False, **settings: object
+) -> RunningService:
+    """One worker, and an engine whose device fails as the file `fault` says: see sitecustomize.py beside this file.
+
+    With a decoder its batches overlap, and it decodes JPEGs if `decode` is gpu.
+    """
     folders = Path(__file__).parent, Path(__file__).parents[3]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, folders)), "FAULT_FILE": str(fault)}
-    if overlapped:
+    if overlapped or decoder:
         environment["FAULT_OVERLAPPED"] = "1"
+    if decoder:
+        environment["FAULT_DECODER"] = "1"
     return RunningService(workers=1, cache_dir=cache, environment=environment, **settings)

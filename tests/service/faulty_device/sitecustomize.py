@@ -4,21 +4,27 @@ Python imports this at its start where the folder is in PYTHONPATH. `sticky`: wh
 for every batch; `memory N`: batches of more than N images do not fit; `slow S`: a batch takes S seconds; `hang`: it
 never comes back. With FAULT_OVERLAPPED the device is one whose batches overlap, as a GPU's do.
 
+With FAULT_DECODER, too, it has a decoder for JPEGs: libjpeg-turbo, which refuses what is broken. The file named like
+FAULT_FILE with `.decoded` has a line for each of its calls, with the number of JPEGs; `decoder` makes it raise.
+
 The service loses patience sooner than others do, so that no test waits for it longer than it must.
 """
 
 import os
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 if "service.engine" in sys.orig_argv:
     import numpy as np
+    import simplejpeg
     import torch
 
-    from service import overlapped, pipeline
+    from service import jpeg_decoder, overlapped, pipeline
     from service.arena import Arena
     from service.forms import Form, Images, Scores
+    from service.jpegs import Jpeg
     from tests.service.fake_device import FakeDevice
 
     compute = Form._compute
@@ -56,10 +62,28 @@ if "service.engine" in sys.orig_argv:
         device = FaultyDevice(arena, lambda pixels: compute(form, np.ascontiguousarray(pixels)))
         return overlapped.Overlapped(form.name, form.run, form.target, device=device, slots=len(arena.pixels))
 
+    def library(device: str) -> jpeg_decoder.Read:
+        def read(jpegs: Sequence[Jpeg]) -> list[torch.Tensor | None]:
+            with Path(os.environ["FAULT_FILE"] + ".decoded").open("a") as file:
+                file.write(f"{len(jpegs)}\n")
+            if fault()[0] == "decoder":
+                raise RuntimeError("the decoder fails")
+            return [decoded(jpeg) for jpeg in jpegs]
+
+        return read
+
+    def decoded(jpeg: Jpeg) -> torch.Tensor | None:
+        try:
+            return torch.from_numpy(simplejpeg.decode_jpeg(jpeg.data, "RGB"))
+        except ValueError:
+            return None
+
     Form._compute = failing
     if "FAULT_OVERLAPPED" in os.environ:
         pipeline.HANG_SECONDS = 1.0
         overlapped.placed = placed
+    if "FAULT_DECODER" in os.environ:
+        jpeg_decoder.library = library
 
 elif "service.worker" in sys.orig_argv:
     from service import connection
