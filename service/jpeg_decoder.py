@@ -136,7 +136,7 @@ def nvimagecodec(device: str) -> Read:
         kinds, number = [codec.BackendKind.CPU_ONLY], codec.NVIMGCODEC_DEVICE_CPU_ONLY
     else:
         kinds = [codec.BackendKind.HW_GPU_ONLY, codec.BackendKind.GPU_ONLY, codec.BackendKind.HYBRID_CPU_GPU]
-        number = codec.NVIMGCODEC_DEVICE_CURRENT
+        number = torch.cuda.current_device()
     decoder = codec.Decoder(number, available_cores(), [codec.Backend(kind) for kind in kinds])
     how = codec.DecodeParams(apply_exif_orientation=False, sample_format=codec.SampleFormat.I_RGB)
 

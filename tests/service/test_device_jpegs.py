@@ -12,7 +12,6 @@ import pytest
 
 from loadtests.bench.engine_alone import EngineAlone
 from loadtests.running import RunningService
-from models.image_parts import jpeg_segments
 from service.doorbell import DEFAULT_URGENCY, ORDER, Command, Status
 from service.settings import Settings
 from service.slots import NO_QUESTION
@@ -20,6 +19,7 @@ from tests.conftest import DIGITS, encode
 from tests.models.test_images import smooth
 from tests.service.faulty_device import service_on
 from tests.service.test_bad_input import a_seven, a_seven_on_its_side, png_header
+from tests.service.test_jpeg_decoder import without_quantisation
 
 SEVEN = (DIGITS / "dejavu-sans-7.jpg").read_bytes()
 
@@ -60,12 +60,6 @@ def told(answer: httpx.Response) -> Any:
         {**image, "request_id": ""} if isinstance(image, dict) else image[0]["label"]
         for image in body.get("predictions", [body])
     ]
-
-
-def without_quantisation(data: bytes) -> bytes:
-    """A JPEG whose headers are good, and which nobody can decode."""
-    [table] = [data[start:end] for marker, start, _, end in jpeg_segments(data) if marker == 0xDB][:1]
-    return data.replace(table, b"")
 
 
 def test_the_card_says_where_jpegs_are_decoded(decoding: RunningService, service: RunningService):
