@@ -14,7 +14,8 @@ MAX_FILLER = 65_536  # bytes between the segments of a JPEG, where none belong
 # libjpeg's own scripts have 10 scans, and 24 in CMYK.
 MAX_SCANS = 32
 
-_SOF0, _SOF1, _SOI, _EOI, _SOS = 0xC0, 0xC1, 0xD8, 0xD9, 0xDA
+_SOF0, _SOF1, _SOF15, _SOI, _EOI, _SOS = 0xC0, 0xC1, 0xCF, 0xD8, 0xD9, 0xDA
+_DHT = 0xC4
 _APP0, _APP1, _APP14, _APP15, _COM = 0xE0, 0xE1, 0xEE, 0xEF, 0xFE
 _FIRST_WITH_LENGTH = 0xC0
 # In coded data a 0xFF is followed by a zero or a restart marker (ITU-T T.81, section B.1.1.5), and anywhere by fill.
@@ -67,6 +68,23 @@ def bound_jpeg(data: bytes) -> bytes:
         if scans > MAX_SCANS:
             raise ValueError(f"more than {MAX_SCANS} scans")
     return exif
+
+
+def is_plain_jpeg(data: bytes) -> bool:
+    """Whether every decoder reads the same out of a JPEG within bounds: baseline, grey or YCbCr, in one scan, whole."""
+    components, ycbcr = b"", True
+    for marker, _, content, end in jpeg_segments(data):
+        if marker == _SOS:
+            one_scan = data[content : content + 1] == bytes([len(components)])
+            return one_scan and ycbcr and data.endswith(bytes([0xFF, _EOI]))
+        if marker == _APP14 and data.startswith(b"Adobe", content):
+            ycbcr = data[content + 11 : content + 12] == b"\1"
+        elif _SOF0 <= marker <= _SOF15 and marker != _DHT:
+            eight_bits, again = data[content : content + 1] == b"\x08", bool(components)
+            components = data[content + 6 : end : 3]
+            if marker != _SOF0 or again or not eight_bits or (len(components) != 1 and components != b"\1\2\3"):
+                return False
+    return False
 
 
 def needed_of_jpeg(data: bytes) -> bytes:

@@ -61,7 +61,7 @@ class Picture:
             self.data, exif = image_parts.split_png(self.data)
         else:
             exif = (image_parts.bound_jpeg if self.format == "JPEG" else image_parts.bound_webp)(self.data)
-        self._orientation = orientation.read(exif)
+        self.orientation = orientation.read(exif)
 
     def pixels(self, preprocessing: Preprocessing) -> Pixels:
         """RGB uint8 [input_size, input_size, 3]. Raises MalformedImage.
@@ -85,10 +85,10 @@ class Picture:
         try:
             with _large if large else nullcontext():
                 pixels = self._decode_jpeg(shorter) if self.format == "JPEG" else None
-                if pixels is not None and self._orientation == orientation.UPRIGHT:
+                if pixels is not None and self.orientation == orientation.UPRIGHT:
                     return pixels
                 image = self._decode_any(shorter) if pixels is None else Image.fromarray(pixels)
-                return np.asarray(orientation.upright(image, self._orientation))
+                return np.asarray(orientation.upright(image, self.orientation))
         except UnidentifiedImageError as error:  # its message is the address of the file in memory
             raise MalformedImage(f"broken {self.format} image: its header cannot be read") from error
         # Broken files make the decoders raise nearly anything (OSError, SyntaxError, struct.error, …).

@@ -23,6 +23,8 @@ class Entry:
     urgency: int = DEFAULT_URGENCY
     method: int = Method.COORDATT
     target: int = BEST
+    jpeg: bool = False
+    """in its slot there is a JPEG in place of pixels"""
 
 
 class BatchQueue:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from models.compile import Run
 from service.arena import Arena
-from service.pipeline import LANES, Stage, Times
+from service.pipeline import LANES, Decoded, Stage, Times
 
 # Before a graph is captured: the first call compiles or loads kernels, the second chooses among them, the third is as
 # all others will be.
@@ -62,13 +62,17 @@ class CudaDevice:
             if seconds < best:
                 best, self.chosen[images], self._graphs[images] = seconds, name, (graph, scores)
 
-    def copy_in(self, lane: int, slots: Sequence[int]) -> None:
+    def copy_in(self, lane: int, slots: Sequence[int], decoded: Decoded) -> None:
         place, at = self.lanes[lane], 0
         with torch.cuda.stream(self._streams[Stage.COPY]):
             place.began[Stage.COPY].record()
             for first, count in stretches(slots):
                 place.pixels[at : at + count].copy_(self._slots[first : first + count], non_blocking=True)
                 at += count
+            for at, slot in enumerate(slots if decoded else ()):
+                if slot in decoded:
+                    place.pixels[at].copy_(decoded[slot], non_blocking=True)
+                    decoded[slot].record_stream(self._streams[Stage.COPY])  # its memory is another stream's
             place.ended[Stage.COPY].record()
 
     def launch(self, lane: int, images: int) -> None:

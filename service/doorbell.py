@@ -21,6 +21,7 @@ class Command(IntEnum):
     PREDICT = 0  # the slot's pixels are written: classify them
     CANCEL = 1  # nobody waits for the slot any more: drop it if it has not been computed
     EXPLAIN = 2  # the same as PREDICT, and write over the pixels where the network looked
+    DECODE = 3  # in place of pixels there is a JPEG (jpegs.py): decode and classify it
 
 
 class Status(IntEnum):
@@ -31,6 +32,7 @@ class Status(IntEnum):
     CANCELLED = 2
     FAILED = 3  # the network raised; the engine's log has the traceback
     NOT_FINITE = 4  # the network returned NaN or infinity
+    UNDECODED = 5  # the device cannot decode the JPEG, or decodes none: its pixels are needed
 
 
 class Order(NamedTuple):

@@ -27,16 +27,17 @@ from numpy.typing import NDArray
 from models import compile as compiler
 from models import cost, directory
 from models.config import ModelDirectoryError
-from service import control, cuda_device, forms, logs, overlapped, process
+from service import control, cuda_device, forms, jpeg_decoder, jpegs, logs, overlapped, process
 from service.arena import Arena
 from service.batcher import BatchQueue, Entry
 from service.doorbell import DEFAULT_URGENCY, ORDER, REPLY, Command, Line, Status
 from service.explainer import Explainer
 from service.explanations import Method, pack
 from service.forms import Form
+from service.jpeg_decoder import NoDecoder
 from service.metrics import EngineMetrics, name_process
 from service.overlapped import Overlapped
-from service.pipeline import DeviceHangs
+from service.pipeline import NONE_DECODED, Decoded, DeviceHangs
 from service.settings import Settings, available_cores
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ class Engine:
         former: dict[str, Any],
         spans: "BatchSpans | None" = None,
     ) -> None:
-        """Load the model directory. Raises ModelDirectoryError.
+        """Load the model directory. Raises ModelDirectoryError, NoDecoder.
 
         former: the card of the engine in whose place this one is; {} of the first.
         """
@@ -89,6 +90,7 @@ class Engine:
         self._candidate: tuple[Form, Iterator[None]] | None = None
         self._compile_state = "off"
 
+        self._decoder = jpeg_decoder.made(settings.decode, self._target.device, config.preprocessing)
         self._queue = BatchQueue()
         self._explanations = BatchQueue()  # one at a time, when nothing else waits
         self._explainer = Explainer(settings.model, self._target.device)
@@ -197,10 +199,15 @@ class Engine:
                 **vars(self._target),
                 "form": form.name if form else None,
                 "compile": {"mode": self._settings.compile, "state": self._compile_state},
+                "decode": "gpu" if form and self._decodes(form) else "cpu",
                 "batch_cap": form.cap if form else None,
                 "images_per_second": {str(size): round(rate, 1) for size, rate in form.curve.items()} if form else {},
             },
         )
+
+    def _decodes(self, form: Form) -> bool:
+        """Whether workers are to pass on JPEGs as they are."""
+        return self._decoder is not None and self._decoder.pays(max(form.curve.values()), self._settings.workers)
 
     # -- batches -------------------------------------------------------------------------------
 
@@ -240,10 +247,16 @@ class Engine:
 
     def _submit(self, form: Overlapped, batch: list[Entry], started: float) -> None:
         """Send a batch on its way, in as many parts as fit into memory."""
+        decoded = NONE_DECODED
+        if packed := [entry for entry in batch if entry.jpeg]:
+            decoded = self._decoded([entry.slot for entry in packed])
+            if left := [entry for entry in packed if entry.slot not in decoded]:
+                self._finish(left, [Status.UNDECODED] * len(left), started)
+                batch = [entry for entry in batch if entry not in left]
         while batch:
             part = batch[: max(form.curve)]
             try:
-                form.submit([entry.slot for entry in part], (part, started), time.monotonic())
+                form.submit([entry.slot for entry in part], (part, started), time.monotonic(), decoded)
             except Exception as error:
                 if forms.out_of_memory(error) and form.shrink(len(part)):
                     self._note_shrunk(form, len(part))
@@ -255,6 +268,18 @@ class Engine:
             batch = batch[len(part) :]
             while batch and form.full:
                 self._land()
+
+    def _decoded(self, slots: list[int]) -> Decoded:
+        """Pixels of the JPEGs in the slots, on the device, by slot; without those that cannot be decoded there."""
+        assert self._decoder
+        try:
+            pixels = self._decoder.pixels([jpegs.unpack(self._arena.pixels[slot]) for slot in slots])
+        except Exception as error:
+            log.exception("decoding %d JPEGs on the device failed", len(slots))
+            if self._is_lost(error):
+                raise
+            return NONE_DECODED
+        return {slot: image for slot, image in zip(slots, pixels, strict=True) if image is not None}
 
     def _land(self) -> None:
         """Answer the batches that have come back."""
@@ -378,6 +403,12 @@ class Engine:
                 self._queue.push(Entry(line, slot, sent, deadline, urgency))
             elif command == Command.EXPLAIN:
                 self._explanations.push(Entry(line, slot, sent, deadline, urgency, method, target))
+            elif command == Command.DECODE:
+                jpeg = Entry(line, slot, sent, deadline, urgency, jpeg=True)
+                if self._decoder:
+                    self._queue.push(jpeg)
+                else:  # the engine before this one had a decoder
+                    self._answer([jpeg], [Status.UNDECODED], 0, time.monotonic(), 0.0)
             elif entry := self._queue.cancel(slot) or self._explanations.cancel(slot):
                 self._answer([entry], [Status.CANCELLED], 0, time.monotonic(), 0.0)
 
@@ -452,7 +483,7 @@ def main() -> int:
             control.send(channel, "fatal", message=NO_GPU)
             return 1
         Engine(channel, settings, arena, former, spans).run()
-    except ModelDirectoryError as error:
+    except (ModelDirectoryError, NoDecoder) as error:
         control.send(channel, "fatal", message=str(error))
         return 1
     except DeviceHangs as error:

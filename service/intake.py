@@ -17,6 +17,7 @@ from models.resizing import resize_and_crop
 from service import problems
 from service.answers import Timing
 from service.bodies import BodyRoom, Reception
+from service.doorbell import Status
 from service.explanations import Explanation
 from service.metrics import WorkerMetrics
 from service.parameters import Asked
@@ -101,38 +102,52 @@ class Intake:
     async def _compute(
         self, ticket: Ticket, images: Sequence[Image], deadline: float, some: bool, question: Question | None
     ) -> Computed:
-        started = time.perf_counter()
         refused: dict[int, Problem] = {}
-        with self._spans.decode() if self._spans else nullcontext():
-            for index, image in enumerate(images):
-                try:
-                    await self._place(ticket, index, image)
-                except Problem as problem:
-                    if not some:
-                        raise
-                    refused[index] = problem
-        decode_seconds = time.perf_counter() - started
-        seen = [ticket.pixels(index).copy() for index in range(len(images))] if question else []
-        accepted = [index for index in range(len(images)) if index not in refused]
+        seen: list[Pixels] = []
+        decode_seconds = 0.0
         batch_size = queue_us = infer_us = 0
-        if accepted:
+        as_jpegs = self._pool.jpegs_as_they_are and not question
+        left: Sequence[int] = range(len(images))
+        while left:
+            started = time.perf_counter()
+            with self._spans.decode() if self._spans else nullcontext():
+                for index in left:
+                    try:
+                        await self._place(ticket, index, images[index], as_jpegs)
+                    except Problem as problem:
+                        if not some:
+                            raise
+                        refused[index] = problem
+            decode_seconds += time.perf_counter() - started
+            if question:
+                seen = [ticket.pixels(index).copy() for index in left]
+            accepted = [index for index in left if index not in refused]
+            if not accepted:
+                break
             if self._spans:
                 self._spans.ordered(ticket.slots)
             replies = await ticket.infer(accepted, deadline, question)
             if self._spans:
                 self._spans.answered(ticket.sent, replies)
             _, _, batch_size, queue_us, infer_us = map(max, zip(*replies, strict=True))
+            if not as_jpegs:
+                break
+            # What the device could not decode is decoded here after all, or found to be broken.
+            left = [ticket.slots.index(reply.slot) for reply in replies if reply.status == Status.UNDECODED]
+            as_jpegs = False
         timing = Timing(decode_seconds, queue_us, infer_us, batch_size)
         self._counters.stages(decode_seconds, queue_us / 1e6, infer_us / 1e6)
         return Computed(ticket, refused, timing, seen)
 
-    async def _place(self, ticket: Ticket, index: int, image: Image) -> None:
-        """Write into its slot what the network sees of an image. Raises Problem."""
+    async def _place(self, ticket: Ticket, index: int, image: Image, as_jpegs: bool) -> None:
+        """Write into its slot what the network sees of an image, or the JPEG itself if it may be. Raises Problem."""
         if isinstance(image, Problem):
             raise image
         try:
             if isinstance(image, bytes):
                 picture = Picture(image, self._max_pixels)
+                if as_jpegs and ticket.pack(index, picture):
+                    return
                 (width, height), work = picture.size, partial(picture.pixels, self._preprocessing)
             else:
                 height, width, _ = image.shape

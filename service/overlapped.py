@@ -10,7 +10,7 @@ from service import batch_curve, forms
 from service.arena import Arena
 from service.cuda_device import CudaDevice
 from service.forms import Form, Images, Scores, out_of_memory
-from service.pipeline import LANES, Device, Pipeline, Times
+from service.pipeline import LANES, NONE_DECODED, Decoded, Device, Pipeline, Times
 
 log = logging.getLogger(__name__)
 
@@ -71,9 +71,9 @@ class Overlapped(Form):
         """Whether no lane is free."""
         return len(self.pipeline) == LANES
 
-    def submit(self, slots: Sequence[int], ticket: object, now: float) -> None:
-        """Send the images of the slots on their way."""
-        self.pipeline.submit(slots, self.padded(len(slots)), ticket, now)
+    def submit(self, slots: Sequence[int], ticket: object, now: float, decoded: Decoded = NONE_DECODED) -> None:
+        """Send the images of the slots on their way, those that were decoded on the device from there."""
+        self.pipeline.submit(slots, self.padded(len(slots)), ticket, now, decoded)
 
     def scores(self, staging: Images, images: int) -> Scores:
         raise NotImplementedError("batches of an overlapped form are submitted")

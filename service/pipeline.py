@@ -7,10 +7,10 @@ no state of its own but who flies in which lane; how far a batch has come, the d
 import math
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,9 @@ AHEAD = 2
 HANG_SECONDS = 10.0
 
 Ticket = TypeVar("Ticket")
+Decoded = Mapping[int, Any]
+"""Pixels uint8 [S, S, 3] that are on the device already, by slot"""
+NONE_DECODED: Decoded = {}
 
 
 class Stage(IntEnum):
@@ -51,8 +54,8 @@ class Device(Protocol):
     def prepare(self, images: int) -> None:
         """Make ready for batches of so many images; afterwards nothing is allocated or compiled for them."""
 
-    def copy_in(self, lane: int, slots: Sequence[int]) -> None:
-        """Order: pixels of the slots into the lane, in this order."""
+    def copy_in(self, lane: int, slots: Sequence[int], decoded: Decoded) -> None:
+        """Order: pixels of the slots into the lane, in this order; of those in `decoded` the pixels there."""
 
     def launch(self, lane: int, images: int) -> None:
         """Order: once they are there, compute the lane's scores at a batch size that is prepared."""
@@ -112,13 +115,15 @@ class Pipeline(Generic[Ticket]):
         """Seconds until a batch is expected to land; inf when nothing flies."""
         return max(0.0, self._flights[0].lands - now) if self._flights else math.inf
 
-    def submit(self, slots: Sequence[int], size: int, ticket: Ticket, now: float) -> None:
+    def submit(
+        self, slots: Sequence[int], size: int, ticket: Ticket, now: float, decoded: Decoded = NONE_DECODED
+    ) -> None:
         """Send the images of the slots on their way, computed at batch size `size`; a lane must be free.
 
         If it raises for want of memory the batch is not on its way, and a smaller one may be.
         """
         lane = self._free[-1]
-        self._device.copy_in(lane, slots)
+        self._device.copy_in(lane, slots, decoded)
         self._device.launch(lane, size)
         self._device.copy_out(lane, len(slots))
         self._free.pop()

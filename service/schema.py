@@ -94,6 +94,7 @@ class Card(BaseModel):
     threads: int | None = None
     form: str | None = Field(None, description="eager, aot or jit; null before the first is ready")
     compile: dict[str, str] | None = None
+    decode: str | None = Field(None, description="where baseline JPEGs are decoded: cpu or gpu")
     batch_cap: int | None = None
     images_per_second: dict[str, float] = Field({}, description="measured at start-up, by batch size")
 

@@ -59,6 +59,10 @@ class Settings(BaseSettings):
         "auto",
         description="GPUs to use with DEVICE=cuda, an engine each; auto takes all that CUDA_VISIBLE_DEVICES leaves",
     )
+    decode: Literal["auto", "cpu", "gpu"] = Field(
+        "auto",
+        description="where baseline JPEGs are decoded; auto takes a GPU with the extra nvjpeg where that is faster",
+    )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto",
         description="arithmetic of the network; auto takes bfloat16 where the device has it and it is faster, "

@@ -15,7 +15,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from service import problems
+from models.images import Picture
+from service import jpegs, problems
 from service.arena import Arena
 from service.doorbell import DEFAULT_URGENCY, ORDER, REPLY, Command, Line, Reply, Status
 from service.explanations import BEST, Explanation, Method, unpack
@@ -90,6 +91,11 @@ class SlotPool:
             self._dropped("shed", count)
             raise problems.queue_full()
 
+    @property
+    def jpegs_as_they_are(self) -> bool:
+        """Whether the engine decodes JPEGs."""
+        return self._status.card.get("decode") == "gpu"
+
     def take(self, count: int, urgency: int) -> "Ticket":
         """Slots for `count` images. Raises Problem as check_room does."""
         self.check_room(count, urgency)
@@ -104,7 +110,8 @@ class SlotPool:
         for slot in slots:
             engine = self._engines[0] if len(self._engines) == 1 else self._least_busy()
             engine.owed[slot] = ticket
-            engine.order(ORDER.pack(slot, command, ticket.urgency, now, deadline, *(question or NO_QUESTION)))
+            what = Command.DECODE if slot in ticket.jpegs else command
+            engine.order(ORDER.pack(slot, what, ticket.urgency, now, deadline, *(question or NO_QUESTION)))
         return now
 
     def _least_busy(self) -> "EngineLine":
@@ -229,9 +236,11 @@ class Ticket:
         """why it was closed before its answer: deadline or disconnect"""
         self.sent = 0.0
         """time.monotonic() of the order"""
-        self._replies: dict[int, Reply] = {}
+        self.jpegs: set[int] = set()
+        """the slots that have JPEGs in place of pixels, until they are sent"""
         self._expected = 0
-        self._done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._replies: dict[int, Reply]
+        self._done: asyncio.Future[None]
 
     def __enter__(self) -> "Ticket":
         return self
@@ -254,6 +263,13 @@ class Ticket:
         """Where to write image `index` of the request: uint8 [size, size, 3]."""
         return self._arena.pixels[self.slots[index]]
 
+    def pack(self, index: int, picture: Picture) -> bool:
+        """Write image `index` as it is, for the device to decode; False if that can only be done here."""
+        packed = jpegs.pack(picture, self.pixels(index))
+        if packed:
+            self.jpegs.add(self.slots[index])
+        return packed
+
     def scores(self, index: int) -> NDArray[np.float32]:
         """Scores float32 [classes] of image `index`, once `infer` has returned; valid until the ticket closes."""
         return self._arena.scores[self.slots[index]]
@@ -263,22 +279,25 @@ class Ticket:
         return unpack(self._arena.pixels[self.slots[index]])
 
     async def infer(self, indices: list[int], deadline: float, question: Question | None = None) -> list[Reply]:
-        """Have the images computed whose pixels are written; their replies, in order.
+        """Have the images computed whose pixels are written, or which are packed; their replies, in order.
 
-        With a question they are explained, too, and their pixels are no more. After `deadline` (of
-        time.monotonic()) they are not begun. Raises Problem: 504 if they were not, 503 if the engine is
-        lost, 500 if the network fails.
+        An image whose reply is UNDECODED is to be written as pixels. With a question they are explained, too, and
+        their pixels are no more. After `deadline` (of time.monotonic()) they are not begun. Raises Problem: 504 if
+        they were not, 503 if the engine is lost, 500 if the network fails.
         """
         slots = [self.slots[index] for index in indices]
         self._expected = len(slots)
+        self._replies = {}
+        self._done = asyncio.get_running_loop().create_future()
         self.sent = self._pool.submit(self, slots, deadline, question)
+        self.jpegs.clear()
         await self._done
         return [self._replies[slot] for slot in slots]
 
     def reply(self, reply: Reply) -> None:
         self._replies[reply.slot] = reply
         if not self._done.done():
-            if reply.status != Status.OK:
+            if reply.status != Status.OK and reply.status != Status.UNDECODED:
                 self._done.set_exception(self._problem(Status(reply.status)))
             elif len(self._replies) == self._expected:
                 self._done.set_result(None)

@@ -24,7 +24,7 @@ def table(report: dict[str, Any]) -> str:
         f"{report['device']}, capability {report['capability']}, CUDA {report['cuda']}, torch {report['torch']}, "
         f"{report['cores']} cores, {report['date']}, {report['seconds']} s",
     ]
-    for name in ("checks", "compute", "jit", "floor", "attention", "serving", "start_up", "litserve"):
+    for name in ("checks", "compute", "jit", "floor", "attention", "serving", "decoding", "start_up", "litserve"):
         answer = report.get(name, {"left_out": "not asked"})
         lines += ["", name]
         if _is(answer, "failed") or _is(answer, "left_out"):
@@ -96,9 +96,26 @@ def _attention(attention: dict[str, Any]) -> Iterator[str]:
     yield from _columns(("block", "inductor", "fused", "projected"), rows)
 
 
+SERVED = (
+    "workers",
+    "requests_per_second",
+    "p50_ms",
+    "p99_ms",
+    "decode_ms",
+    "queue_ms",
+    "infer_ms",
+    "http_ms",
+    "errors",
+)
+
+
 def _serving(rows: list[dict[str, Any]]) -> Iterator[str]:
-    times = ("p50_ms", "p99_ms", "decode_ms", "queue_ms", "infer_ms", "http_ms")
-    return _columns(("sent", "workers", "requests_per_second", *times, "errors"), rows)
+    return _columns(("sent", *SERVED), rows)
+
+
+def _decoding(found: dict[str, Any]) -> Iterator[str]:
+    yield "JPEGs/s: {device:,.0f} on the device, {worker:,.0f} in a worker".format(**found["jpegs_per_second"])
+    yield from _columns(("decode", "sent", *SERVED), found["serving"])
 
 
 def _start_up(seconds: dict[str, float]) -> Iterator[str]:

@@ -56,7 +56,7 @@ def ask(questions: Mapping[str, Question], until: float) -> dict[str, Any]:
 
 def questions(subject: Any) -> dict[str, Question]:
     """In order of importance."""
-    from loadtests.device import attention, checks, compute, floor, litserve, serving, start_up
+    from loadtests.device import attention, checks, compute, decoding, floor, litserve, serving, start_up
     from loadtests.device.subject import LARGEST
     from models import compile as compiler
     from models.inference import check_images
@@ -65,6 +65,7 @@ def questions(subject: Any) -> dict[str, Question]:
 
     served = subject.target.dtype
     settings = {"max_batch": LARGEST, "queue_images": 1536, "device": "cuda", "devices": 1}
+    counts = tuple(count for count in serving.WORKERS if count < available_cores()) or (1,)
     forms: dict[str, Any] = {}
 
     def agree(going: Callable[[], bool]) -> Any:
@@ -104,8 +105,11 @@ def questions(subject: Any) -> dict[str, Question]:
     def serve(going: Callable[[], bool]) -> Any:
         forms.clear()  # its memory is the service's
         torch.cuda.empty_cache()
-        counts = tuple(count for count in serving.WORKERS if count < available_cores())
-        return serving.run(subject.model, subject.cache, 3.0, counts or (1,), going, **settings)
+        return serving.run(subject.model, subject.cache, 3.0, counts, going, decode="cpu", **settings)
+
+    def decoded(going: Callable[[], bool]) -> Any:
+        few_and_many = tuple(sorted({counts[0], counts[-1]}))
+        return decoding.run(subject.model, subject.cache, 3.0, few_and_many, going, **settings)
 
     package = compiler.package_path(subject.cache, subject.model, subject.target)
     return {
@@ -113,6 +117,7 @@ def questions(subject: Any) -> dict[str, Question]:
         "compute": computed,
         "floor": lowest,
         "serving": serve,
+        "decoding": decoded,
         "attention": lambda going: attention.run(subject, 0.5),
         "start_up": lambda going: start_up.run(subject.model, subject.cache, **settings),
         "litserve": lambda going: litserve.run(subject.model, package, 3.0),

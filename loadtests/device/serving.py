@@ -46,6 +46,7 @@ def run(
     seconds: float,
     workers: tuple[int, ...] = WORKERS,
     going: Callable[[], bool] = lambda: True,
+    jpegs_only: bool = False,
     **settings: Any,
 ) -> list[dict[str, Any]]:
     """A row for each number of workers and each kind of request; no further number once going() says so."""
@@ -56,6 +57,8 @@ def run(
         with RunningService(model=model, cache_dir=cache, workers=count, **settings) as service:
             service.wait_compiled()
             for sent, request in requests(model).items():
+                if jpegs_only and not sent.startswith("JPEG"):
+                    continue
                 closed_loop(service.port, request, CONNECTIONS, seconds / 4, PROCESSES)  # warm
                 before = _stages(service)
                 figures = closed_loop(service.port, request, CONNECTIONS, seconds, PROCESSES)

@@ -10,18 +10,19 @@ import numpy as np
 import pytest
 import torch
 
-from loadtests.device import checks, compute, floor, page, run, serving
+from loadtests.device import checks, compute, decoding, floor, page, run, serving
 from loadtests.device.subject import Subject
 from models import cost, directory
 from models.compile import Target
 from models.config import BUNDLED_MODEL, read_config
 from models.inference import Classifier, for_inference
 from models.networks import create
-from service import cli
+from service import cli, jpeg_decoder
 from service.arena import Arena
 from service.forms import Form
 from service.overlapped import Overlapped
 from tests.service.fake_device import FakeDevice
+from tests.service.test_jpeg_decoder import by_libjpeg
 
 SLOTS = 16
 
@@ -137,6 +138,30 @@ def test_serving_is_measured_with_every_kind_of_request(compiled_cache: Path):
     assert all(row["requests_per_second"] > 50 and row["infer_ms"] > 0 and row["http_ms"] > 0 for row in rows)
 
 
+def test_jpegs_are_decoded_both_ways(compiled_cache: Path, monkeypatch: pytest.MonkeyPatch):
+    """With the CPU in the GPU's place, and what starts services left out."""
+
+    def served(*_: object, jpegs_only: bool, decode: str, device: str) -> list[dict[str, object]]:
+        return [{"sent": "JPEG 9 kB", "jpegs_only": jpegs_only}]
+
+    monkeypatch.setattr(serving, "run", served)
+    monkeypatch.setattr(jpeg_decoder, "library", lambda device: by_libjpeg)
+
+    found = decoding.run(BUNDLED_MODEL, compiled_cache, 1.0, (1,), device="cpu")
+
+    assert found["serving"] == [{"decode": way, "sent": "JPEG 9 kB", "jpegs_only": True} for way in ("cpu", "gpu")]
+    assert min(found["jpegs_per_second"].values()) > 0
+
+
+def test_without_the_library_it_is_said_to_be_missing(compiled_cache: Path, monkeypatch: pytest.MonkeyPatch):
+    def missing(device: str) -> jpeg_decoder.Read:
+        raise ImportError("No module named 'nvidia'")
+
+    monkeypatch.setattr(jpeg_decoder, "nvimagecodec", missing)
+
+    assert "extra nvjpeg" in decoding.run(BUNDLED_MODEL, compiled_cache, 1.0, (1,))["left_out"]
+
+
 @pytest.fixture
 def report() -> dict[str, Any]:
     """Made-up figures in the shape of measured ones."""
@@ -161,6 +186,13 @@ def report() -> dict[str, Any]:
             "blocks_ms": {"features.1": {"inductor": 0.3, "fused": 0.2, "projected": 0.1625}},
         },
         "serving": [{"sent": "raw tensor", "workers": 1, "requests_per_second": 12345.6, "errors": 0, **served}],
+        "decoding": {
+            "jpegs_per_second": {"device": 9876.0, "worker": 1000.0},
+            "serving": [
+                {"decode": way, "sent": "JPEG 9 kB", "workers": 1, "requests_per_second": rate, "errors": 0, **served}
+                for way, rate in (("cpu", 900.0), ("gpu", 4567.8))
+            ],
+        },
         "start_up": {"compiled": 5.0, "eager": 4.0},
         "litserve": {"left_out": "litserve is not installed"},
         "jit": {"failed": "RuntimeError: no time"},
@@ -174,6 +206,8 @@ def test_the_table_has_every_figure_and_says_what_there_is_not(report: dict[str,
     assert "0.1625" in text
     assert "raw tensor" in text
     assert "12,346" in text
+    assert "9,876 on the device, 1,000 in a worker" in text
+    assert "4,568" in text
     assert "left out: litserve is not installed" in text
     assert "WRONG: jit: RuntimeError: no time" in text
     assert "all checks passed" not in text
@@ -229,6 +263,7 @@ def test_every_question_can_be_asked(compiled_cache: Path, tmp_path: Path, monke
             "features.1": {"inductor": 3e-4, "fused": 2e-4, "projected": 1e-4}
         },
         "loadtests.device.serving.run": lambda *_, **settings: [],
+        "loadtests.device.decoding.run": lambda *_, **settings: {"left_out": "asked elsewhere"},
         "loadtests.device.start_up.run": lambda *_, **settings: {"eager": 1.0},
         "loadtests.device.litserve.run": lambda *_: {"left_out": "asked elsewhere"},
         "models.compile.jit": lambda classifier, cache, device: classifier,

@@ -15,6 +15,7 @@ from models.image_parts import (
     MAX_SCANS,
     bound_jpeg,
     bound_webp,
+    is_plain_jpeg,
     jpeg_segments,
     needed_of_jpeg,
     split_png,
@@ -51,6 +52,49 @@ def test_segments_end_where_the_picture_does():
 def test_a_segment_cut_off_in_its_length_is_an_error():
     with pytest.raises(struct.error):
         list(jpeg_segments(b"\xff\xd8\xff\xe0\0"))
+
+
+def framed(components: bytes, marker: int = 0xC0, bits: int = 8, data: bytes = JPEG) -> bytes:
+    """A JPEG with another frame header: the numbers of its components, its marker, its bits."""
+    [(start, end)] = crafted.frame_headers(data)
+    described = b"".join(bytes((number, 0x11, 0)) for number in components)
+    return crafted.after_soi(
+        data[:start] + data[end:], (marker, struct.pack(">BHHB", bits, 9, 9, len(components)) + described)
+    )
+
+
+def adobe(transform: int) -> tuple[int, bytes]:
+    return 0xEE, b"Adobe\0\x64" + bytes(4) + bytes((transform,))
+
+
+GREY = crafted.encoded(crafted.drawn().convert("L"), "JPEG")
+
+
+@pytest.mark.parametrize(
+    ("data", "plain"),
+    [
+        (JPEG, True),
+        (GREY, True),
+        (crafted.after_soi(JPEG, (0xE1, EXIF), adobe(1)), True),
+        (crafted.after_soi(JPEG, adobe(0)), False),  # red, green and blue
+        (framed(b"\1\2\3"), True),
+        (framed(b"RGB"), False),
+        (framed(b"\1\2\3\4"), False),
+        (framed(b"\1\2"), False),
+        (framed(b"\7", data=GREY), True),
+        (framed(b"\1"), False),  # its scan has three
+        (framed(b"\1\2\3", marker=0xC1), False),
+        (framed(b"\1\2\3", marker=0xC2), False),  # progressive
+        (framed(b"\1\2\3", marker=0xC9), False),  # arithmetic
+        (framed(b"\1\2\3", bits=12), False),
+        (crafted.after_soi(JPEG, (0xC0, b"\x08\0\x09\0\x09\1\1\x11\0")), False),  # two frames
+        (JPEG[:-2], False),
+        (JPEG + b"\0", False),
+        (b"\xff\xd8\xff\xd9", False),
+    ],
+)
+def test_a_plain_jpeg_is_one_that_everybody_reads_alike(data: bytes, plain: bool):
+    assert is_plain_jpeg(data) is plain
 
 
 def test_exif_is_found_in_each_format():

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.arena import Arena
-from service.pipeline import LANES, Stage, Times
+from service.pipeline import LANES, Decoded, Stage, Times
 
 Scores = NDArray[np.float32]
 
@@ -34,9 +34,12 @@ class FakeDevice:
             raise MemoryError
         self.prepared.append(images)
 
-    def copy_in(self, lane: int, slots: Sequence[int]) -> None:
+    def copy_in(self, lane: int, slots: Sequence[int], decoded: Decoded) -> None:
         self._order("copy_in", lane, Stage.COPY)
         self._pixels[lane, : len(slots)] = self._arena.pixels[list(slots)]
+        for at, slot in enumerate(slots):
+            if slot in decoded:
+                self._pixels[lane, at] = decoded[slot]
 
     def launch(self, lane: int, images: int) -> None:
         assert images in self.prepared, f"{images} is no batch size that was prepared"

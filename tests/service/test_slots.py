@@ -93,6 +93,44 @@ def test_an_answer_is_that_of_its_own_slot():
     asyncio.run(run())
 
 
+def test_a_jpeg_that_the_device_cannot_decode_is_asked_for_again_as_pixels():
+    async def run() -> None:
+        pool, engine = new_pool()
+        with pool.take(2, DEFAULT_URGENCY) as ticket:
+            ticket.jpegs.add(ticket.slots[1])
+            waiting = asyncio.create_task(ticket.infer([0, 1], LONG))
+            orders = await engine.orders(2)
+            assert [(order.slot, order.command) for order in orders] == [
+                (ticket.slots[0], Command.PREDICT),
+                (ticket.slots[1], Command.DECODE),
+            ]
+            engine.reply(orders[0].slot)
+            engine.reply(orders[1].slot, Status.UNDECODED)
+            assert [reply.status for reply in await waiting] == [Status.OK, Status.UNDECODED]
+
+            waiting = asyncio.create_task(ticket.infer([1], LONG))
+            [order] = await engine.orders(1)
+            assert (order.slot, order.command) == (ticket.slots[1], Command.PREDICT)
+            engine.reply(order.slot)
+            assert [reply.status for reply in await waiting] == [Status.OK]
+        assert free_slots(pool) == SLOTS
+
+    asyncio.run(run())
+
+
+def test_jpegs_are_passed_on_where_the_engine_says_so():
+    async def run() -> None:
+        status = ServiceStatus(ready=True)
+        pool, _ = new_pool(status)
+        assert not pool.jpegs_as_they_are
+        status.card = {"decode": "cpu"}
+        assert not pool.jpegs_as_they_are
+        status.card = {"decode": "gpu"}
+        assert pool.jpegs_as_they_are
+
+    asyncio.run(run())
+
+
 def test_a_full_pool_refuses_at_once_and_takes_nothing():
     async def run() -> None:
         pool, _ = new_pool()

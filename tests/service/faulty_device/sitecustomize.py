@@ -7,22 +7,28 @@ never comes back. With FAULT_OVERLAPPED the device is one whose batches overlap,
 Where GPUs are made up, their engines compute on the CPU, and each looks for a file of its own first, with the name of
 its GPU for a suffix.
 
+With FAULT_DECODER, too, it has a decoder for JPEGs: libjpeg-turbo, which refuses what is broken. The file named like
+FAULT_FILE with `.decoded` has a line for each of its calls, with the number of JPEGs; `decoder` makes it raise.
+
 The service loses patience sooner than others do, so that no test waits for it longer than it must.
 """
 
 import os
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 if "service.engine" in sys.orig_argv:
     import numpy as np
+    import simplejpeg
     import torch
 
     from models import compile
-    from service import overlapped, pipeline
+    from service import jpeg_decoder, overlapped, pipeline
     from service.arena import Arena
     from service.forms import Form, Images, Scores
+    from service.jpegs import Jpeg
     from tests.service.fake_device import FakeDevice
 
     compute = Form._compute
@@ -62,6 +68,22 @@ if "service.engine" in sys.orig_argv:
         device = FaultyDevice(arena, lambda pixels: compute(form, np.ascontiguousarray(pixels)))
         return overlapped.Overlapped(form.name, form.run, form.target, device=device, slots=len(arena.pixels))
 
+    def library(device: str) -> jpeg_decoder.Read:
+        def read(jpegs: Sequence[Jpeg]) -> list[torch.Tensor | None]:
+            with Path(os.environ["FAULT_FILE"] + ".decoded").open("a") as file:
+                file.write(f"{len(jpegs)}\n")
+            if fault()[0] == "decoder":
+                raise RuntimeError("the decoder fails")
+            return [decoded(jpeg) for jpeg in jpegs]
+
+        return read
+
+    def decoded(jpeg: Jpeg) -> torch.Tensor | None:
+        try:
+            return torch.from_numpy(simplejpeg.decode_jpeg(jpeg.data, "RGB"))
+        except ValueError:
+            return None
+
     Form._compute = failing
     if "FAKE_NVML" in os.environ:
         choose_target = compile.choose_target
@@ -69,6 +91,8 @@ if "service.engine" in sys.orig_argv:
     if "FAULT_OVERLAPPED" in os.environ:
         pipeline.HANG_SECONDS = 1.0
         overlapped.placed = placed
+    if "FAULT_DECODER" in os.environ:
+        jpeg_decoder.library = library
 
 elif "service.worker" in sys.orig_argv:
     from service import connection
