@@ -24,8 +24,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch._C._aoti import AOTIModelPackageLoader
 
+from models import cpu, fused, private
 from models import directory as model_directory
-from models import fused, private
 from models.config import CONFIG_FILE
 from models.inference import CHECKED_IMAGES, Classifier, check_images, for_inference
 
@@ -51,7 +51,7 @@ _OURS = f"chown the cache to user {os.getuid()} and chmod it go-w, or name anoth
 
 # What the arithmetic depends on: a change of these files must not find an older package.
 SOURCES = (
-    *(Path(__file__).with_name(name) for name in ("inference.py", "fused.py")),
+    *(Path(__file__).with_name(name) for name in ("inference.py", "fused.py", "cpu.py")),
     *fused.SOURCES,
     *sorted((Path(__file__).parent / "networks").glob("*.py")),
 )
@@ -98,7 +98,7 @@ def configure(target: Target) -> None:
 def has_native_bfloat16(device: str) -> bool:
     if device == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return bool({"avx512_bf16", "amx_bf16", "bf16"} & _cpu_flags())
+    return bool({"avx512_bf16", "amx_bf16", "bf16"} & cpu.flags())
 
 
 def package_path(cache: Path, directory: Path, target: Target) -> Path:
@@ -132,7 +132,8 @@ def compile_package(cache: Path, directory: Path, target: Target) -> Path:
         with torch.inference_mode():
             scores = reference(images)
         classifier = for_compiling(directory, target)
-        served = fused.FusedClassifier(classifier) if target.device == "cpu" else classifier
+        fusible = target.device == "cpu" and fused.knows(target.torch_dtype)
+        served = fused.FusedClassifier(classifier) if fusible else classifier
         started = time.monotonic()
         _export(served, images.to(target.device), target.torch_dtype, unfinished / PACKAGE_FILE)
         save_file({"images": images, "scores": scores}, unfinished / CHECK_FILE)
@@ -270,7 +271,9 @@ def _export(classifier: nn.Module, images: Tensor, dtype: torch.dtype, path: Pat
     batch = torch.export.Dim("batch", min=1, max=MAX_BATCH)
     # Inductor's own files go where ours do: a read-only root or a user without a name has no other place.
     # On CUDA the fastest of several kernels is chosen for each product and convolution.
-    options = {"max_autotune": True} if images.is_cuda else fused.inductor_configs(dtype)
+    options = {"max_autotune": True} if images.is_cuda else {}
+    if isinstance(classifier, fused.FusedClassifier):
+        options = fused.inductor_configs(dtype)
     with torch.no_grad(), tempfile.TemporaryDirectory(dir=path.parent) as scratch, _inductor_cache(scratch):
         program = torch.export.export(classifier, (images,), dynamic_shapes=({0: batch},))
         # Freezing folds the weights into their final layout: 2x on a CPU.
@@ -308,13 +311,4 @@ def _digest(path: Path) -> str:
 def _hardware(device: str) -> str:
     if device == "cuda":
         return f"{torch.cuda.get_device_name()} {torch.cuda.get_device_capability()}"
-    return hashlib.sha256(" ".join([platform.machine(), *sorted(_cpu_flags())]).encode()).hexdigest()
-
-
-def _cpu_flags() -> set[str]:
-    """Instruction sets of the CPU as Linux names them, on x86 (`flags`) and Arm (`Features`)."""
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        name, _, value = line.partition(":")
-        if name.strip() in ("flags", "Features"):
-            return set(value.split())
-    return set()
+    return hashlib.sha256(" ".join([platform.machine(), *sorted(cpu.flags())]).encode()).hexdigest()

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models import cpu
 from models.inference import Classifier, Pointwise
 from models.networks.convnet import ConvNet
 from models.networks.coordatt import CoordAtt
@@ -21,8 +22,8 @@ SOURCES = tuple(
     KERNELS / name
     for name in ("vectors.h", "product.h", "coordatt.cpp", "inverted_residual.cpp", "stem.cpp", "head.cpp")
 )
-LANES = 16  # the channels that the operators take at a time
-ACTIVATIONS = nn.ReLU6, nn.ReLU, nn.SiLU  # in the order of vectors.h
+LANES = cpu.vector_lanes()  # the channels that the operators take at a time; 0 on CPUs that they are not written for
+ACTIVATIONS = nn.Identity, nn.ReLU6, nn.ReLU, nn.SiLU  # in the order of vectors.h
 KERNEL_SIZES = 3, 5  # of depthwise convolutions
 SCALARS = {torch.float32: "float", torch.bfloat16: "uint16_t"}
 
@@ -227,6 +228,11 @@ class FusedClassifier(nn.Module):
         return self.classifier(x).float().softmax(dim=1)
 
 
+def knows(dtype: torch.dtype) -> bool:
+    """Whether there are operators for activations of that dtype, on the CPU of this machine."""
+    return LANES > 0 and dtype in SCALARS
+
+
 def fuse(module: nn.Module) -> None:
     """Put the operators, in place, where there are blocks that they take."""
     for name, child in list(module.named_children()):
@@ -305,5 +311,6 @@ def inductor_configs(dtype: torch.dtype) -> dict[str, Any]:
         name = schema.name.removeprefix("coordserve::")
         shims[operator._opoverload] = [f"AOTITorchError aoti_torch_cpu_{name}({', '.join(types)}, AtenTensorHandle*)"]
     sources = "\n".join(source.read_text() for source in SOURCES)
-    shims[head._opoverload][0] += f';\n}}\ntypedef {SCALARS[dtype]} Scalar;\n{sources}\nextern "C" {{'
+    defined = f"#define LANES {LANES}L\ntypedef {SCALARS[dtype]} Scalar;"
+    shims[head._opoverload][0] += f';\n}}\n{defined}\n{sources}\nextern "C" {{'
     return {"aot_inductor.custom_ops_to_c_shims": shims}

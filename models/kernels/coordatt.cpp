@@ -98,7 +98,7 @@ static void attend(const Attention& b, int64_t images, const T* x, T* out) {
 #pragma omp for
             for (int64_t c = 0; c < b.channels; c += 2 * LANES) pool(b, x, means, c, std::min(c + 2 * LANES, b.channels));
 #pragma omp for
-            for (int64_t l = 0; l < b.lines(); l += 7) gate(b, means, l, std::min(l + 7, b.lines()));
+            for (int64_t l = 0; l < b.lines(); l += ROWS) gate(b, means, l, std::min(l + ROWS, b.lines()));
 #pragma omp for
             for (int64_t h = 0; h < b.height; h++) apply(b, x, means, out, h, h + 1);
         }

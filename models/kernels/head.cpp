@@ -5,16 +5,13 @@ namespace coordserve {
 template <int V, typename T>
 INLINE void mean_columns(const Product<T>& p, const T* x, int64_t pixels, int64_t panel, T* out) {
     Floats totals[V]{};
-    int64_t i = 0;
-    auto tiles = [&]<int R>(Fixed<R>) INLINE_LAMBDA {
-        for (; i + R <= pixels; i += R) {
-            Floats sums[R][V];
-            tile(p, x + i * p.in, panel, sums);
-            for (int r = 0; r < R; r++)
-                for (int v = 0; v < V; v++) totals[v] += activate(p.activation, sums[r][v]);
-        }
-    };
-    tiles(Fixed<7>{}), tiles(Fixed<4>{}), tiles(Fixed<2>{}), tiles(Fixed<1>{});
+    in_tiles<ROWS>(pixels, [&]<int R>(Fixed<R>, int64_t i) INLINE_LAMBDA {
+        Floats sums[R][V];
+        tile(p, x + i * p.in, panel, sums);
+        activate(p.activation, sums);
+        for (int r = 0; r < R; r++)
+            for (int v = 0; v < V; v++) totals[v] += sums[r][v];
+    });
     Floats means[1][V];
     for (int v = 0; v < V; v++) means[0][v] = totals[v] * (1.0f / pixels);
     finish(means, NONE, p.out, panel, out, (const T*)nullptr);
@@ -26,14 +23,11 @@ static void compute(const Product<T>& p, int64_t images, int64_t pixels, const T
     if (pixels == 1) return product(p, x, images, out);
     const int64_t all = (p.out + LANES - 1) / LANES;
 #pragma omp parallel for collapse(2)
-    for (int64_t group = 0; group < (all + 2) / 3; group++)  // whose weights stay in the nearest cache for all images
-        for (int64_t n = 0; n < images; n++) {
-            const T* from = x + n * pixels * p.in;
-            T* to = out + n * p.out;
-            if (3 * group + 3 <= all) mean_columns<3>(p, from, pixels, 3 * group, to);
-            else
-                for (int64_t panel = 3 * group; panel < all; panel++) mean_columns<1>(p, from, pixels, panel, to);
-        }
+    for (int64_t first = 0; first < all; first += PANELS)  // whose weights stay in the nearest cache for all images
+        for (int64_t n = 0; n < images; n++)
+            in_tiles<PANELS>(std::min<int64_t>(PANELS, all - first), [&]<int V>(Fixed<V>, int64_t panel) INLINE_LAMBDA {
+                mean_columns<V>(p, x + n * pixels * p.in, pixels, first + panel, out + n * p.out);
+            });
 }
 
 }  // namespace coordserve

@@ -26,36 +26,33 @@ struct InvertedResidual {
 template <int K, int S, int P, typename T>
 INLINE void convolve(const InvertedResidual<T>& b, const T* const* rows, int64_t left, T* out, float* row, float* columns) {
     for (int64_t c = 0; c < b.hidden; c += LANES) {
-        Floats sums[P];
-        for (int i = 0; i < P; i++) sums[i] = load(b.depthwise.bias + c);
+        Floats sums[1][P];
+        for (int i = 0; i < P; i++) sums[0][i] = load(b.depthwise.bias + c);
         for (int y = 0; y < K; y++) {
             const T* pixel = rows[y] + left * S * b.hidden + c;
             const float* weight = b.depthwise.weight + y * K * b.hidden + c;
             for (int x = 0; x < (P - 1) * S + K; x++) {
                 Floats value = load(pixel + x * b.hidden);
                 for (int i = 0; i < P; i++)
-                    if (x - i * S >= 0 && x - i * S < K) sums[i] += value * load(weight + (x - i * S) * b.hidden);
+                    if (x - i * S >= 0 && x - i * S < K) sums[0][i] += value * load(weight + (x - i * S) * b.hidden);
             }
         }
-        Floats total{};
+        activate(b.depthwise.activation, sums);
+        for (int i = 0; i < P; i++) store(out + (left + i) * b.hidden + c, sums[0][i]);
+        if (!row) continue;
+        Floats total = load(row + c);
         for (int i = 0; i < P; i++) {
-            sums[i] = activate(b.depthwise.activation, sums[i]);
-            store(out + (left + i) * b.hidden + c, sums[i]);
-            if (row) {
-                total += sums[i];
-                float* column = columns + (left + i) * b.hidden + c;
-                store(column, load(column) + sums[i]);
-            }
+            total += sums[0][i];
+            float* column = columns + (left + i) * b.hidden + c;
+            store(column, load(column) + sums[0][i]);
         }
-        if (row) store(row + c, load(row + c) + total);
+        store(row + c, total);
     }
 }
 
 template <int K, int S, typename T>
 static void convolve_row(const InvertedResidual<T>& b, const T* const* rows, T* out, float* row, float* columns) {
-    int64_t w = 0;
-    for (; w + 4 <= b.out_width; w += 4) convolve<K, S, 4>(b, rows, w, out, row, columns);
-    for (; w < b.out_width; w++) convolve<K, S, 1>(b, rows, w, out, row, columns);
+    in_tiles<4>(b.out_width, [&]<int P>(Fixed<P>, int64_t left) INLINE_LAMBDA { convolve<K, S, P>(b, rows, left, out, row, columns); });
 }
 
 // Rows [from, to) of what is projected, [out_height, out_width, hidden]; and the sums of these rows, and of the columns in them
@@ -173,7 +170,7 @@ static void compute(const InvertedResidual<T>& b, int64_t images, const T* x, T*
                     for (int64_t t = 1; t < count; t++)
                         store(columns + c, load(columns + c) + load(columns + t * column_sums + c));
 #pragma omp for
-                for (int64_t l = 0; l < lines; l += 7) gate_sums(b.attention, all_sums, l, std::min(l + 7, lines));
+                for (int64_t l = 0; l < lines; l += ROWS) gate_sums(b.attention, all_sums, l, std::min(l + ROWS, lines));
             }
             gate_and_project(b, x + n * in_size, all_hidden, b.attends ? all_sums : nullptr, out + n * out_size, from, to);
 #pragma omp barrier

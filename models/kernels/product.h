@@ -1,4 +1,4 @@
-// Products of pixels and weights: 7 pixels by 48 columns at a time, or 4 by 96, whose sums are what the registers hold.
+// Products of pixels and weights: ROWS pixels by PANELS vectors of columns at a time, whose sums are what the registers hold.
 
 namespace coordserve {
 
@@ -10,8 +10,17 @@ struct Product {  // a 1x1 convolution and the activation behind it
     Activation activation;
 };
 
+constexpr int ROWS = LANES == 16 ? 7 : 6, PANELS = LANES == 16 ? 3 : 2;  // of 32 registers, or 16
+
 template <int N>
 struct Fixed {};  // a number that is known when compiling
+
+// f(Fixed<R>, i) for what is in [i, i + R) of [0, count): R is MOST as long as there are so many, and then less
+template <int MOST, typename F>
+INLINE void in_tiles(int64_t count, F f, int64_t i = 0) {
+    for (; i + MOST <= count; i += MOST) f(Fixed<MOST>{}, i);
+    if constexpr (MOST > 1) in_tiles<(MOST + 1) / 2>(count, f, i);
+}
 
 // sums[r][v] += one input, or a pair of them, of R pixels, `pitch` apart, times V vectors of columns, `panel` apart
 template <int R, int V>
@@ -29,7 +38,7 @@ INLINE void add_products(const Bfloat16* x, int64_t pitch, const Bfloat16* weigh
         uint32_t pair;
         __builtin_memcpy(&pair, x + r * pitch, sizeof(pair));
         for (int v = 0; v < V; v++) {
-#ifdef __AVX512BF16__
+#if LANES == 16 && defined(__AVX512BF16__)
             sums[r][v] = (Floats)_mm512_dpbf16_ps(
                 (__m512)sums[r][v], (__m512bh)columns[v], (__m512bh)_mm512_set1_epi32((int)pair));
 #else
@@ -62,16 +71,20 @@ INLINE void multiply(const T* x, int64_t pitch, int64_t in, const T* weight, int
 // The sums of R pixels and V vectors of columns, from a panel on, are done: out [R, columns]; added likewise, if it is not null
 template <int R, int V, typename T>
 INLINE void finish(Floats (&sums)[R][V], Activation activation, int64_t columns, int64_t panel, T* out, const T* added) {
-    for (int v = 0; v < V; v++) {
-        int64_t column = (panel + v) * LANES, lanes = std::min(LANES, columns - column);
-        for (int r = 0; r < R; r++) {
-            int64_t at = r * columns + column;
-            Floats value = sums[r][v];
-            if (added) value += lanes == LANES ? load(added + at) : load(added + at, lanes);
-            value = activate(activation, value);
-            if (lanes == LANES) store(out + at, value);
-            else store(out + at, value, lanes);
-        }
+    const int64_t first = panel * LANES, left = columns - first;
+    if (left >= V * LANES) {
+        for (int r = 0; r < R; r++)
+            for (int v = 0; v < V && added; v++) sums[r][v] += load(added + r * columns + first + v * LANES);
+        activate(activation, sums);
+        for (int r = 0; r < R; r++)
+            for (int v = 0; v < V; v++) store(out + r * columns + first + v * LANES, sums[r][v]);
+        return;
+    }
+    for (int r = 0; r < R; r++) {  // the last of the vectors goes beyond the columns
+        T row[V * LANES]{};
+        if (added) __builtin_memcpy(row, added + r * columns + first, left * sizeof(T));
+        for (int v = 0; v < V; v++) store(row + v * LANES, activate(activation, sums[r][v] + load(row + v * LANES)));
+        __builtin_memcpy(out + r * columns + first, row, left * sizeof(T));
     }
 }
 
@@ -88,28 +101,20 @@ INLINE void tile(const Product<T>& p, const T* x, int64_t panel, Floats (&sums)[
     multiply(x, p.in, p.in, p.weight + panel * p.in * LANES, p.in * LANES, sums);
 }
 
-template <int V, int MOST, typename T>
-INLINE void columns(const Product<T>& p, const T* x, int64_t pixels, int64_t panel, T* out, const T* added) {
-    int64_t i = 0;
-    auto tiles = [&]<int R>(Fixed<R>) INLINE_LAMBDA {
-        for (; i + R <= pixels; i += R) {
-            Floats sums[R][V];
-            tile(p, x + i * p.in, panel, sums);
-            finish(sums, p.activation, p.out, panel, out + i * p.out, added ? added + i * p.out : nullptr);
-        }
-    };
-    tiles(Fixed<MOST>{}), tiles(Fixed<4>{}), tiles(Fixed<2>{}), tiles(Fixed<1>{});
-}
-
 // out [pixels, out] = x [pixels, in] times the weights, plus the bias and what is added
 template <typename T>
 static void product(const Product<T>& p, const T* x, int64_t pixels, T* out, const T* added = nullptr) {
+    auto columns = [&]<int V, int MOST>(Fixed<V>, Fixed<MOST>, int64_t panel) INLINE_LAMBDA {
+        in_tiles<MOST>(pixels, [&]<int R>(Fixed<R>, int64_t i) INLINE_LAMBDA {
+            Floats sums[R][V];
+            tile(p, x + i * p.in, panel, sums);
+            finish(sums, p.activation, p.out, panel, out + i * p.out, added ? added + i * p.out : nullptr);
+        });
+    };
     int64_t panel = 0, all = (p.out + LANES - 1) / LANES;
-    if (pixels < 7)
-        for (; panel + 6 <= all; panel += 6) columns<6, 4>(p, x, pixels, panel, out, added);
-    for (; panel + 3 <= all; panel += 3) columns<3, 7>(p, x, pixels, panel, out, added);
-    if (panel + 2 <= all) columns<2, 7>(p, x, pixels, panel, out, added), panel += 2;
-    if (panel < all) columns<1, 7>(p, x, pixels, panel, out, added);
+    if (pixels < ROWS)
+        for (; panel + 2 * PANELS <= all; panel += 2 * PANELS) columns(Fixed<2 * PANELS>{}, Fixed<(ROWS + 1) / 2>{}, panel);
+    in_tiles<PANELS>(all, [&]<int V>(Fixed<V> vectors, int64_t panel) INLINE_LAMBDA { columns(vectors, Fixed<ROWS>{}, panel); }, panel);
 }
 
 }  // namespace coordserve

@@ -22,7 +22,6 @@ static void normalise(const Stem<T>& s, const uint8_t* bytes, T* to) {
         scale[i / LANES][i % LANES] = s.scale[i % COLOURS];
     }
     const int64_t values = s.width * COLOURS;
-    typedef uint8_t Bytes __attribute__((vector_size(16), aligned(1)));
     int64_t i = 0;
     for (; i + LANES <= values; i += LANES) {
         Floats value = __builtin_convertvector(*(const Bytes*)(bytes + i), Floats);
@@ -39,18 +38,14 @@ static void normalise(const Stem<T>& s, const uint8_t* bytes, T* to) {
 template <int V, typename T>
 INLINE void stem_columns(const Stem<T>& s, const T* const* rows, int64_t panel, T* out) {
     const Product<T>& p = s.convolve;
-    int64_t w = 0;
-    auto tiles = [&]<int R>(Fixed<R>) INLINE_LAMBDA {
-        for (; w + R <= s.out_width; w += R) {
-            Floats sums[R][V];
-            begin(p.bias, panel, sums);
-            const T* weight = p.weight + panel * p.in * LANES;
-            for (int y = 0; y < 3; y++)
-                multiply(rows[y] + w * s.stride * COLOURS, s.stride * COLOURS, TAPS<T>, weight + y * TAPS<T> * LANES, p.in * LANES, sums);
-            finish(sums, p.activation, p.out, panel, out + w * p.out, (const T*)nullptr);
-        }
-    };
-    tiles(Fixed<7>{}), tiles(Fixed<4>{}), tiles(Fixed<1>{});
+    in_tiles<ROWS>(s.out_width, [&]<int R>(Fixed<R>, int64_t w) INLINE_LAMBDA {
+        Floats sums[R][V];
+        begin(p.bias, panel, sums);
+        const T* weight = p.weight + panel * p.in * LANES;
+        for (int y = 0; y < 3; y++)
+            multiply(rows[y] + w * s.stride * COLOURS, s.stride * COLOURS, TAPS<T>, weight + y * TAPS<T> * LANES, p.in * LANES, sums);
+        finish(sums, p.activation, p.out, panel, out + w * p.out, (const T*)nullptr);
+    });
 }
 
 template <typename T>
@@ -75,9 +70,9 @@ static void compute(const Stem<T>& s, int64_t images, const uint8_t* x, T* out) 
                 rows[y] = row < 0 || row >= s.height ? zeros : normalised + row % ring * pitch;
             }
             T* to = out + line * s.out_width * s.convolve.out;
-            int64_t panel = 0, all = (s.convolve.out + LANES - 1) / LANES;
-            for (; panel + 2 <= all; panel += 2) stem_columns<2>(s, rows, panel, to);
-            if (panel < all) stem_columns<1>(s, rows, panel, to);
+            in_tiles<2>((s.convolve.out + LANES - 1) / LANES, [&]<int V>(Fixed<V>, int64_t panel) INLINE_LAMBDA {
+                stem_columns<V>(s, rows, panel, to);
+            });
         }
     }
 }

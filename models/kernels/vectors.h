@@ -1,9 +1,10 @@
-// Vectors of 16 lanes, which GCC and Clang make of what the CPU has, and two kinds of numbers in memory: float and bfloat16.
+// Vectors as GCC and Clang know them, and two kinds of numbers in memory: float and bfloat16.
 //
-// models/fused.py has these files compiled into a package, one behind the other. `Scalar` is what activations are there.
+// models/fused.py has these files compiled into a package, one behind the other. `Scalar` is what activations are there,
+// LANES the floats in a register of the CPU: 16 with AVX-512, 8 with AVX2.
 
 #include <omp.h>
-#ifdef __AVX512BF16__
+#if LANES == 16 && defined(__AVX512BF16__)
 #include <immintrin.h>
 #endif
 
@@ -16,12 +17,12 @@
 
 namespace coordserve {
 
-constexpr int64_t LANES = 16;
-typedef float Floats __attribute__((vector_size(64), aligned(4)));
+typedef float Floats __attribute__((vector_size(4 * LANES), aligned(4)));
 typedef float Aligned __attribute__((vector_size(64)));
-typedef int32_t Ints __attribute__((vector_size(64), aligned(4)));
-typedef uint32_t Words __attribute__((vector_size(64), aligned(4)));
-typedef uint16_t Halves __attribute__((vector_size(32), aligned(2)));
+typedef int32_t Ints __attribute__((vector_size(4 * LANES), aligned(4)));
+typedef uint32_t Words __attribute__((vector_size(4 * LANES), aligned(4)));
+typedef uint16_t Halves __attribute__((vector_size(2 * LANES), aligned(2)));
+typedef uint8_t Bytes __attribute__((vector_size(LANES), aligned(1)));
 typedef uint16_t Bfloat16;  // the upper half of a float
 
 INLINE Floats load(const float* from) { return *(const Floats*)from; }
@@ -30,7 +31,7 @@ INLINE Floats load(const Bfloat16* from) {
 }
 INLINE void store(float* to, Floats values) { *(Floats*)to = values; }
 INLINE void store(Bfloat16* to, Floats values) {
-#ifdef __AVX512BF16__
+#if LANES == 16 && defined(__AVX512BF16__)
     *(Halves*)to = (Halves)_mm512_cvtneps_pbh((__m512)values);
 #else
     Words bits = (Words)values;
@@ -71,19 +72,40 @@ INLINE Floats sigmoid(Floats x) {
 }
 
 INLINE Floats between(Floats x, float least, float most) {
-    x = x > least ? x : Floats{} + least;
-    return x < most ? x : Floats{} + most;
+    x = x < least ? Floats{} + least : x;  // what is not a number stays so
+    return x > most ? Floats{} + most : x;
 }
 
-enum Activation { RELU6, RELU, SILU, HARD_SWISH, SIGMOID, NONE };
+enum Activation { NONE, RELU6, RELU, SILU, HARD_SWISH, SIGMOID };
 
 INLINE Floats activate(Activation kind, Floats x) {
     if (kind == RELU6) return between(x, 0, 6);
-    if (kind == RELU) return x > 0.0f ? x : Floats{};
+    if (kind == RELU) return between(x, 0, INFINITY);
     if (kind == SILU) return x * sigmoid(x);
     if (kind == HARD_SWISH) return x * between(x + 3.0f, 0, 6) * (1.0f / 6);
     if (kind == SIGMOID) return sigmoid(x);
     return x;
+}
+
+static __attribute__((noinline)) void activate_all(Activation kind, Floats* x, int count) {
+    for (int i = 0; i < count; i++) x[i] = activate(kind, x[i]);
+}
+
+// All of them, without a branch for each
+template <int R, int V>
+INLINE void activate(Activation kind, Floats (&x)[R][V]) {
+    if (kind <= RELU) {
+        const float least = kind == NONE ? -INFINITY : 0, most = kind == RELU6 ? 6 : INFINITY;
+        for (int r = 0; r < R; r++)
+            for (int v = 0; v < V; v++) x[r][v] = between(x[r][v], least, most);
+        return;
+    }
+    Floats all[R][V];  // x itself never has an address: it stays in registers
+    for (int r = 0; r < R; r++)
+        for (int v = 0; v < V; v++) all[r][v] = x[r][v];
+    activate_all(kind, all[0], R * V);
+    for (int r = 0; r < R; r++)
+        for (int v = 0; v < V; v++) x[r][v] = all[r][v];
 }
 
 template <typename T>
