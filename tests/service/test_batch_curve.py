@@ -39,6 +39,12 @@ def test_the_smallest_batch_near_the_best_rate_wins(clock: Callable[[float], Non
     assert batch_curve.best_batch({1: 100, 8: 940, 16: 1000}) == 16
 
 
+def test_a_batch_is_large_where_the_network_is_as_fast_with_small_ones():
+    """Else what every batch costs the engine would be as much as the network itself."""
+    assert batch_curve.best_batch({1: 10_000, 8: 10_000, 32: 10_000, 64: 10_000}) == 32
+    assert batch_curve.best_batch({1: 100, 8: 100, 64: 100}) == 1
+
+
 def test_measuring_stops_past_the_peak(clock: Callable[[float], None]):
     seconds = {1: 0.01, 2: 0.01, 4: 0.03, 8: 0.1, 16: 0.3}
     curve: dict[int, float] = {}
