@@ -120,7 +120,7 @@ def picture(data: bytes) -> None:
     assert found.format in ("JPEG", "PNG", "WEBP")
     assert 0 <= found.size[0] * found.size[1] <= MAX_PIXELS
     assert len(found.data) <= len(data)
-    assert 1 <= found._orientation <= 8
+    assert 1 <= found.orientation <= 8
     if found.format == "JPEG":
         needed = needed_of_jpeg(data)
         assert len(needed) <= len(data)
