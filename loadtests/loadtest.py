@@ -4,21 +4,25 @@ import argparse
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 import urllib.request
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 from loadtests import machine
+from loadtests.arguments import count, positive
 from loadtests.report import page
 from loadtests.running import RunningService, free_port
 from loadtests.shapes import SHAPES
+from loadtests.slo import SloError, read
 from service.settings import Settings, available_cores
 
 FOLDER = Path(__file__).parent
@@ -29,7 +33,29 @@ STOP_SECONDS = 12  # longer than the locustfile waits for an answer
 def main() -> int:
     """0: the objectives hold; 1: one does not; 2: there was no run."""
     options = _options()
+    signal.signal(signal.SIGTERM, _interrupt)  # so that what was started is stopped
+    try:
+        return run(options)
+    except KeyboardInterrupt:
+        print("loadtest: interrupted; there is no page", file=sys.stderr)
+        return 2
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def run(options: argparse.Namespace) -> int:
+    """As main."""
     shape = SHAPES[options.shape]
+    try:
+        read(options.slo)
+    except SloError as error:
+        print(f"loadtest: {error}", file=sys.stderr)
+        return 2
+    if not os.access(options.out.resolve().parent, os.W_OK) or options.out.is_dir():
+        print(f"loadtest: {options.out} cannot be written; name another --out", file=sys.stderr)
+        return 2
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         url, settings = options.url.rstrip("/"), {}
@@ -38,8 +64,11 @@ def main() -> int:
             url, settings = service.url, {**Settings().model_dump(), "port": service.port}
         try:
             model = card(url)
-        except OSError as error:
+        except (OSError, ValueError, HTTPException) as error:
             print(f"loadtest: {url} does not answer: {error}", file=sys.stderr)
+            return 2
+        except (LookupError, TypeError, AttributeError):
+            print(f"loadtest: what answers at {url} is not coordserve", file=sys.stderr)
             return 2
         started, record = datetime.now(UTC), folder / "record.json"
         seconds = options.seconds or shape.seconds
@@ -70,10 +99,10 @@ def _options() -> argparse.Namespace:
         default="steady",
         help="; ".join(f"{name}: {one.what}" for name, one in SHAPES.items()),
     )
-    parser.add_argument("--seconds", type=int, help="how long (default: as the shape has it)")
-    parser.add_argument("--users", type=int, default=8, help="at once, each with a tenth of a second between requests")
-    parser.add_argument("--rate", type=float, default=50.0, help="requests/s of the shape poisson")
-    parser.add_argument("--processes", type=int, default=1, help="of locust; each keeps one core busy at most")
+    parser.add_argument("--seconds", type=count, help="how long (default: as the shape has it)")
+    parser.add_argument("--users", type=count, default=8, help="at once, each 0.1 s between requests")
+    parser.add_argument("--rate", type=positive, default=50.0, help="requests/s of the shape poisson")
+    parser.add_argument("--processes", type=count, default=1, help="of locust; each keeps one core busy at most")
     parser.add_argument(
         "--url", default="", help="of a service that runs, its key in COORDSERVE_API_KEY (default: start one)"
     )

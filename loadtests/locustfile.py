@@ -72,7 +72,9 @@ def _prepare(environment: Any, runner: Any, **_: Any) -> None:
         shape = SHAPES[options.shape]
         options.run_time = options.run_time or shape.seconds
         server = Metrics(environment.host, HEADERS).sample if options.record else dict
-        Load.record = Record(environment.stats, shape, options.run_time, objectives, lambda: runner.user_count, server)
+        Load.record = Record(
+            environment.stats, shape, options.run_time, objectives, lambda: runner.user_count, server, options.rate
+        )
 
 
 @events.test_start.add_listener

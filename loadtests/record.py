@@ -12,6 +12,8 @@ from loadtests.slo import Objectives, Verdict
 
 POINTS = 300
 """most of a chart; a longer run is sampled less often than every second"""
+SENT = 0.9
+"""of what an open loop is to send"""
 
 
 @dataclass(frozen=True)
@@ -42,10 +44,12 @@ class Record:
         objectives: Objectives,
         users: Callable[[], int],
         server: Callable[[], dict[str, float]],
+        rate: float = 0.0,
     ) -> None:
-        """stats: a locust.stats.RequestStats; users: how many there are now; server: what its metrics say."""
+        """stats: a locust.stats.RequestStats; users: how many there are now; server: what its metrics say; rate:
+        requests/s that an open loop is to send."""
         self._stats, self._shape, self._seconds, self._objectives = stats, shape, seconds, objectives
-        self._users, self._server = users, server
+        self._users, self._server, self._rate = users, server, rate
         self.interval = max(1.0, seconds / POINTS)
         self.series: list[dict[str, float]] = []
         self.periods: list[Period] = []
@@ -53,6 +57,7 @@ class Record:
     def start(self) -> None:
         self._start, self._end = time.monotonic(), math.inf
         self._sampled = self._judged = self._figures()
+        self._present = self._users()
         self._server()  # from which the first means count
 
     def sample(self) -> None:
@@ -74,6 +79,8 @@ class Record:
 
     def over(self, second: float) -> bool:
         """Whether the run is. Judges the period that has ended, if one has."""
+        if second < self._seconds:  # then they leave
+            self._present = self._users()
         ended = second * self._shape.periods / self._seconds
         if second < self._seconds and ended >= len(self.periods) + 1:
             self._judge()
@@ -92,7 +99,14 @@ class Record:
         if self._shape.until_broken:
             best = [period for period in self.periods if period.held] or self.periods
             return self._objectives.judge(best[-1].figures)
-        return self._objectives.judge(self._figures())
+        sent = [self._sent()] if self._shape.open_loop else []
+        return [*self._objectives.judge(self._figures()), *sent]
+
+    def _sent(self) -> Verdict:
+        """Whether an open loop sent what it was to, but for chance and a late start: else it measured a lower load."""
+        due, sent = self._rate * self._seconds, self._figures().requests
+        asked = SENT * due - 4 * math.sqrt(due)
+        return Verdict("requests_sent", asked, sent, sent >= asked)
 
     @property
     def passed(self) -> bool:
@@ -127,7 +141,7 @@ class Record:
         figures, self._judged = now.since(self._judged), now
         alone = self._shape.periods > 1
         objectives = self._objectives.whatever_the_rate() if alone else self._objectives
-        self.periods.append(Period(self._users(), figures, objectives.judge(figures)))
+        self.periods.append(Period(self._present, figures, objectives.judge(figures)))
 
 
 def _predictions_first(entry: Any) -> tuple[bool, str, str]:

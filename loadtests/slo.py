@@ -8,7 +8,7 @@ from pathlib import Path
 from loadtests.figures import Figures
 
 RATES = ("error_rate", "refusal_rate")
-AT_LEAST = ("requests_per_second",)
+AT_LEAST = ("requests_per_second", "requests_sent")
 
 
 class SloError(ValueError):

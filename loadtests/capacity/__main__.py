@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from loadtests.arguments import count, positive
 from loadtests.capacity import arrivals, fleet, manifests, plan, pod, report, table
 from loadtests.capacity.fleet import Cluster, Failure
 from loadtests.capacity.plan import Objective
@@ -39,10 +40,17 @@ def _validate(options: argparse.Namespace) -> int:
 
 
 def _plan(options: argparse.Namespace) -> int:
-    found = table.simulated(pod.read(options.pod))
+    one, rates = pod.read(options.pod), _rates(options)
+    rules = manifests.hpa()[0] if options.autoscaler == "hpa" else manifests.keda().hpa
+    if options.max_replicas and options.max_replicas < rules.least:
+        print(f"capacity: --max-replicas is less than the {rules.least} that deploy/ always has", file=sys.stderr)
+        return 2
+    if late := [failure for failure in options.failure if failure.at >= len(rates)]:
+        print(f"capacity: a failure at {late[0].at:g} s comes after the end, {len(rates)} s", file=sys.stderr)
+        return 2
+    found = table.simulated(one)
     slo = Objective(options.slo_p99, 0.99)
     cluster = _cluster(options, found.pod)
-    rates = _rates(options)
     if options.autoscaler == "hpa":
         made = plan.with_hpa(found, rates, slo, cluster, options.max_replicas)
     else:
@@ -103,29 +111,29 @@ def _parser() -> argparse.ArgumentParser:
     reporting = command("report", _report, "measure, validate, plan; figures and plots for docs/capacity.md")
     reporting.add_argument("--out", type=Path, required=True, help="folder; the page beside it gets the figures")
     for one in (validating, reporting):
-        one.add_argument("--seconds", type=_positive, default=20.0, help="of each load (default: 20)")
-        one.add_argument("--rounds", type=_count, default=5, help="medians of so many (default: 5)")
+        one.add_argument("--seconds", type=positive, default=20.0, help="of each load (default: 20)")
+        one.add_argument("--rounds", type=count, default=5, help="medians of so many (default: 5)")
 
     planning = command("plan", _plan, "replicas, threshold, cost, and what is missed")
     planning.add_argument("--pod", type=Path, required=True, help="what `measure` wrote, on a machine like a pod's")
-    planning.add_argument("--load", type=_positive, default=1000.0, help="mean images/s (default: 1000)")
+    planning.add_argument(
+        "--load", type=positive, default=1000.0, help="mean images/s, `daily`: of a whole day (default: 1000)"
+    )
     planning.add_argument("--arrivals", choices=["steady", "bursty", "daily"], default="daily", help="(default: daily)")
     planning.add_argument("--trace", type=Path, help="a recording instead: CSV with `second` or `second,images`")
-    planning.add_argument("--hours", type=_positive, default=24.0, help="(default: 24)")
+    planning.add_argument("--hours", type=positive, default=24.0, help="from midnight on (default: 24)")
     planning.add_argument(
-        "--slo-p99", type=_positive, default=0.2, help="99 %% answered within so many s (default: 0.2)"
+        "--slo-p99", type=positive, default=0.2, help="99 %% answered within so many s (default: 0.2)"
     )
     planning.add_argument("--autoscaler", choices=["keda", "hpa"], default="keda", help="whose rules in deploy/")
-    planning.add_argument("--threshold", type=_positive, help="of the ScaledObject, instead of looking for one")
-    planning.add_argument("--max-replicas", type=_count, help="(default: as many as it takes)")
-    planning.add_argument(
-        "--start-seconds", type=_positive, help="of a pod, with image and node (default: as measured)"
-    )
+    planning.add_argument("--threshold", type=positive, help="of the ScaledObject, instead of looking for one")
+    planning.add_argument("--max-replicas", type=count, help="(default: as many as it takes)")
+    planning.add_argument("--start-seconds", type=positive, help="of a pod, with image and node (default: as measured)")
     planning.add_argument(
         "--compile-cache", action=argparse.BooleanOptionalAction, default=True, help="pods find a compiled network"
     )
-    planning.add_argument("--zones", type=_count, default=3, help="(default: 3)")
-    planning.add_argument("--pods-per-node", type=_count, default=4, help="(default: 4)")
+    planning.add_argument("--zones", type=count, default=3, help="(default: 3)")
+    planning.add_argument("--pods-per-node", type=count, default=4, help="(default: 4)")
     planning.add_argument(
         "--failure",
         type=_failure,
@@ -134,30 +142,26 @@ def _parser() -> argparse.ArgumentParser:
         metavar="WHAT:AT:SECONDS",
         help="a node or zone is gone: zone:61200:1800; again for more",
     )
-    planning.add_argument("--price", type=_positive, help="of a pod for an hour, in whatever money")
-    planning.add_argument("--plot", type=Path, help="SVG or PNG of the run")
+    planning.add_argument("--price", type=positive, help="of a pod for an hour, in whatever money")
+    planning.add_argument("--plot", type=_picture, help="SVG or PNG of the run")
     return parser
 
 
-def _positive(text: str) -> float:
-    value = float(text)
-    if not 0 < value < 1e12:
-        raise argparse.ArgumentTypeError(f"{text} is not above 0")
-    return value
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
-    return value
+def _picture(text: str) -> Path:
+    if not text.endswith((".svg", ".png")) or not Path(text).parent.is_dir():
+        raise argparse.ArgumentTypeError(f"{text} is no file.svg or file.png in a folder that exists")
+    return Path(text)
 
 
 def _failure(text: str) -> Failure:
     what, *times = text.split(":")
-    if what not in ("node", "zone") or len(times) != 2:
+    try:
+        at, seconds = map(float, times)
+    except ValueError:
+        at = seconds = -1.0
+    if what not in ("node", "zone") or not at >= 0 or not seconds > 0:
         raise argparse.ArgumentTypeError(f"{text!r} is not node or zone, a second and how many: zone:61200:1800")
-    return fleet.Failure(what, _positive(times[0]), _positive(times[1]))
+    return fleet.Failure(what, at, seconds)
 
 
 if __name__ == "__main__":

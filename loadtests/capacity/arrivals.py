@@ -65,7 +65,7 @@ def recorded(path: Path) -> list[float]:
         if not good:
             raise TraceError(f"{path}: line {number}: {','.join(line)!r} is not {' and '.join(head)}, from 0 on")
         found.append((second, images))
-    if not found:
+    if not any(images for _, images in found):
         raise TraceError(f"{path}: no arrivals")
     for number, (before, after) in enumerate(pairwise(found), 3):
         if after[0] < before[0]:

@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 
 from loadtests import machine, wrk
+from loadtests.arguments import count, positive
 from loadtests.bench.ingest import milliseconds
 from loadtests.compare import behaviours, page
 from loadtests.compare.answers import OtherAnswers, difference
@@ -38,8 +39,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m loadtests.compare", description=__doc__)
     parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS))
     parser.add_argument("--settings", nargs="+", choices=[one.name for one in SETTINGS])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=5.0, help="of a turn")
+    parser.add_argument("--rounds", type=count, default=5)
+    parser.add_argument("--seconds", type=positive, default=5.0, help="of a turn")
     parser.add_argument("--out", type=Path, required=True, help="the page")
     parser.add_argument("--json", type=Path, help="all figures of all rounds")
     options = parser.parse_args()

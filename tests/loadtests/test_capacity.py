@@ -438,3 +438,43 @@ def test_plan_prints_the_threshold(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "threshold: " in said
     assert "is met" in said
     assert plot.read_text().startswith("<?xml")
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (["--max-replicas", "1"], "--max-replicas is less than the 2"),
+        (["--autoscaler", "hpa", "--max-replicas", "1"], "--max-replicas is less than the 2"),
+        (["--hours", "1", "--failure", "zone:3600:10"], "comes after the end"),
+        (["--trace", "nobody.csv"], "no arrivals"),
+    ],
+)
+def test_a_plan_for_what_cannot_be(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    options: list[str],
+    complaint: str,
+):
+    monkeypatch.chdir(tmp_path)
+    pod.write(Path("pod.json"), SHARED)
+    Path("nobody.csv").write_text("second,images\n0,0\n1,0\n")
+
+    assert command.main(["plan", "--pod", "pod.json", *options]) == 2
+    assert complaint in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (["--plot", "day.foo"], "day.foo"),
+        (["--load", "1e12"], "1e12 is not above 0 and below 1e+12"),
+        (["--failure", "zone:a:b"], "'zone:a:b' is not node or zone"),
+    ],
+)
+def test_options_of_a_plan_that_are_refused(capsys: pytest.CaptureFixture[str], options: list[str], complaint: str):
+    with pytest.raises(SystemExit) as ended:
+        command.main(["plan", "--pod", "pod.json", *options])
+
+    assert ended.value.code == 2
+    assert complaint in capsys.readouterr().err

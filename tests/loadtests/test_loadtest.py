@@ -1,12 +1,15 @@
 """`python -m loadtests.loadtest` against a real service, and against servers that get something wrong."""
 
+import os
 import re
 import subprocess
 import sys
 import threading
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
+import psutil
 import pytest
 
 from loadtests.questions import CORPUS, NUMBERS
@@ -168,3 +171,57 @@ def test_objectives_that_cannot_be_used(service, tmp_path):
 
     assert ran.code == 2
     assert "no objective 'p98'" in ran.text
+
+
+def test_an_open_loop_that_cannot_send_so_much_has_failed(service, tmp_path):
+    """Else what it measured would pass for what a service does under that load."""
+    ran = run(tmp_path, service.url, "--shape", "poisson", "--rate", "100000", slo="p99_ms = 60000")
+
+    assert ran.code == 1
+    assert "BROKEN requests_sent" in ran.text
+    assert row(ran.html, "requests sent")[-1] == "broken"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [("--seconds", "0"), ("--users", "-3"), ("--rate", "0"), ("--processes", "0"), ("--out", "/no/such/folder")],
+)
+def test_what_cannot_be_is_said_before_anything_starts(tmp_path, options):
+    ran = run(tmp_path, "http://127.0.0.1:1", *options)
+
+    assert ran.code == 2
+    assert options[1] in ran.text
+    assert "does not answer" not in ran.text
+
+
+def test_a_server_that_is_another(tmp_path):
+    class Other(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"{}")
+
+    with HTTPServer(("127.0.0.1", 0), Other) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        ran = run(tmp_path, f"http://127.0.0.1:{server.server_port}")
+        server.shutdown()
+
+    assert ran.code == 2
+    assert "is not coordserve" in ran.text
+
+
+def test_sigterm_leaves_nothing_running(compiled_cache, tmp_path):
+    environment = {**os.environ, "COORDSERVE_CACHE_DIR": str(compiled_cache)}
+    command = [sys.executable, "-m", "loadtests.loadtest", "--seconds", "60", "--out", str(tmp_path / "page.html")]
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True) as loadtest:
+        assert loadtest.stderr
+        next(line for line in loadtest.stderr if line.startswith("steady:"))
+        started = psutil.Process(loadtest.pid).children(recursive=True)
+
+        loadtest.terminate()
+        told = loadtest.stderr.read()
+
+    assert loadtest.returncode == 2
+    assert "interrupted" in told
+    assert len(started) >= 4  # the supervisor, an engine, workers
+    assert psutil.wait_procs(started, 30)[1] == []
