@@ -41,12 +41,6 @@ INLINE void store(Bfloat16* to, Floats values) {
 
 // The first lanes alone
 template <typename T>
-INLINE Floats load(const T* from, int64_t lanes) {
-    T all[LANES]{};
-    __builtin_memcpy(all, from, lanes * sizeof(T));
-    return load(all);
-}
-template <typename T>
 INLINE void store(T* to, Floats values, int64_t lanes) {
     T all[LANES];
     store(all, values);
